@@ -10,8 +10,9 @@
 //! of a fragmented message; that memory goes back as soon as the caller has seen the message.
 //!
 //! Headers are read and written by tungstenite's
-//! [`FrameHeader`](tungstenite::protocol::frame::FrameHeader). Its `WebSocketContext` is not used: it keeps a read buffer for each connection and allocates each message, which costs an idle
-//! connection some 2.7 KB. It is the model that the tests compare this module with.
+//! [`FrameHeader`](tungstenite::protocol::frame::FrameHeader). Its `WebSocketContext` is not used: it
+//! keeps a read buffer for each connection and allocates each message, which costs an idle connection
+//! some 2.7 KB. It is the model that the tests compare this module with.
 //!
 //! # Invariants
 //! - However the input is cut, the same messages come out, and the same fault at the same place.

@@ -173,17 +173,19 @@ impl Decoder {
 
     /// Takes the next whole frame out of `input`, its header checked and its payload unmasked.
     fn next_frame<'i>(&mut self, input: &mut &'i mut [u8]) -> Result<Option<(FrameHeader, Payload<'i>)>, Fault> {
-        match mem::replace(&mut self.progress, Progress::BETWEEN_FRAMES) {
-            Progress::Ended | Progress::Lent { closed: true, .. } => {
-                self.progress = Progress::Ended;
-                *input = &mut [];
-                return Ok(None);
+        // A header is where nearly every frame starts: its state is the one not to be moved about.
+        if !matches!(self.progress, Progress::Header { .. }) {
+            match mem::replace(&mut self.progress, Progress::BETWEEN_FRAMES) {
+                Progress::Ended | Progress::Lent { closed: true, .. } => {
+                    self.progress = Progress::Ended;
+                    *input = &mut [];
+                    return Ok(None);
+                }
+                Progress::Payload { header, payload_len, gathered } => {
+                    return Ok(self.gather(header, payload_len, gathered, input));
+                }
+                Progress::Lent { closed: false, .. } | Progress::Header { .. } => {}
             }
-            Progress::Payload { header, payload_len, gathered } => {
-                return Ok(self.gather(header, payload_len, gathered, input));
-            }
-            Progress::Lent { closed: false, .. } => {}
-            partial @ Progress::Header { .. } => self.progress = partial,
         }
         let Some((header, payload_len)) = self.next_header(input)? else {
             return Ok(None);
@@ -220,7 +222,7 @@ impl Decoder {
             return Ok(None);
         };
         split_front(input, header_len - kept);
-        self.progress = Progress::BETWEEN_FRAMES;
+        *len = 0;
         let payload_len = self.check_header(&header, payload_len, header_len)?;
         Ok(Some((header, payload_len)))
     }
