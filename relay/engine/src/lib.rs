@@ -34,9 +34,11 @@ use std::time::Duration;
 pub mod doorbell;
 pub mod epoll;
 pub mod ring;
+pub mod socket;
 pub mod tokio_uring;
 
 pub use doorbell::Doorbell;
+pub use socket::{SocketOptions, connect_start, listen};
 
 /// Names one connection of one engine. The index is dense and used again; the generation tells the
 /// uses apart.
@@ -181,6 +183,10 @@ impl fmt::Display for EngineKind {
 ///
 /// An engine is made on the thread that polls it and never leaves it. Dropping an engine closes
 /// all its connections and waits for what the kernel still holds.
+///
+/// # Panics
+/// Every method that takes a [`ConnectionId`] panics when it names no open connection of this
+/// engine: the id was closed or released before, or belongs to another engine.
 pub trait Engine {
     /// Which engine this is.
     fn kind(&self) -> EngineKind;
@@ -240,11 +246,15 @@ pub trait Engine {
     /// passed (`None`: no limit; zero: does not wait), and gives the sink every event at hand. May
     /// return early without events.
     ///
-    /// The caller tells the doorbell about its sleep: see [`Doorbell::sleep`].
+    /// The caller tells the doorbell about its sleep: see [`doorbell`].
     ///
     /// # Errors
     /// The operating system's: the engine can no longer be used.
-    fn poll(&mut self, timeout: Option<Duration>, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()>;
+    fn poll(
+        &mut self,
+        timeout: Option<Duration>,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> io::Result<()>;
 
     /// Counts since the engine was made.
     fn stats(&self) -> EngineStats;
