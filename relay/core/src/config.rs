@@ -1,0 +1,134 @@
+//! What a shard is made with.
+
+use std::hash::Hasher;
+use std::time::Duration;
+
+use protocol::{PublicKey, limits};
+use siphasher::sip::SipHasher13;
+
+use crate::event::{Nanos, ShardId};
+
+/// How message signatures are checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VerifyMode {
+    /// In batches where enough wait, each alone where few do or a batch fails.
+    #[default]
+    Auto,
+    /// Each alone.
+    Strict,
+    /// Not at all: recipients still do. For measuring only.
+    Off,
+}
+
+/// Bounds, all of which hold per shard or per connection.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// `frameBytes`: bytes of a frame from a client.
+    pub frame_bytes_max: usize,
+    /// `messageChars`: Unicode scalar values of a message.
+    pub message_chars_max: usize,
+    /// `messagesPerSecond` of a key, burst twice that; 0 is unlimited.
+    pub messages_per_second: u32,
+    /// Frames a second from a connection that are no accepted messages; as many more in a burst.
+    pub control_frames_per_second: u32,
+    /// Bytes that wait for one connection, in flight included; past it the connection closes with 4408.
+    pub outbox_bytes_max: usize,
+    /// Devices of one key.
+    pub devices_max: usize,
+    /// Message ids remembered by the shard; past it the oldest go first.
+    pub recent_ids_max: usize,
+    /// Messages in transit to other shards.
+    pub in_transit_max: usize,
+    /// Bytes of the HTTP upgrade request.
+    pub upgrade_bytes_max: usize,
+    /// Headers of the HTTP upgrade request.
+    pub upgrade_headers_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            frame_bytes_max: limits::FRAME_BYTES,
+            message_chars_max: limits::MESSAGE_CHARS,
+            messages_per_second: limits::MESSAGES_PER_SECOND,
+            control_frames_per_second: limits::CONTROL_FRAMES_PER_SECOND,
+            outbox_bytes_max: 1024 * 1024,
+            devices_max: limits::DEVICES_PER_KEY,
+            // 2,000 messages a second for 10 minutes are 1.2 million; an id takes about 80 bytes.
+            recent_ids_max: 2 * 1024 * 1024,
+            in_transit_max: 64 * 1024,
+            upgrade_bytes_max: 16 * 1024,
+            upgrade_headers_max: 100,
+        }
+    }
+}
+
+/// What a shard is made with. The same for all shards of a relay but for `shard`.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which shard.
+    pub shard: ShardId,
+    /// How many there are.
+    pub shards: u16,
+    /// Keys the hashes and makes epochs: random in a real relay, the same in all of its shards.
+    pub seed: u64,
+    /// The relay's name, as clients sign it.
+    pub relay_name: String,
+    /// How signatures are checked.
+    pub verify: VerifyMode,
+    /// Bounds.
+    pub limits: Limits,
+    /// An idle connection is pinged after this long, and dropped after three of it.
+    pub heartbeat: Duration,
+    /// From accept to the end of the HTTP upgrade.
+    pub upgrade_timeout: Duration,
+    /// From the challenge to a good `auth`.
+    pub auth_timeout: Duration,
+    /// How long a closed connection may take to read the close frame.
+    pub close_timeout: Duration,
+    /// Lobby changes are flushed at most once in this time, except the first after a quiet time.
+    pub lobby_tick: Duration,
+    /// How long a key's seq is remembered after its last device left.
+    pub memory_after_leave: Duration,
+}
+
+impl Config {
+    /// The defaults, as shard `shard` of `shards`.
+    #[must_use]
+    pub fn new(shard: ShardId, shards: u16, seed: u64) -> Self {
+        Self {
+            shard,
+            shards,
+            seed,
+            relay_name: "localhost".to_owned(),
+            verify: VerifyMode::Auto,
+            limits: Limits::default(),
+            heartbeat: Duration::from_secs(20),
+            upgrade_timeout: Duration::from_secs(5),
+            auth_timeout: Duration::from_secs(10),
+            close_timeout: Duration::from_secs(2),
+            lobby_tick: Duration::from_millis(20),
+            memory_after_leave: Duration::from_secs(60),
+        }
+    }
+
+    /// The home shard of a key. Keyed, so that nobody can make keys that crowd one shard.
+    #[must_use]
+    pub fn home(&self, key: &PublicKey) -> ShardId {
+        let scaled = u128::from(self.hash(key)) * u128::from(self.shards);
+        ShardId((scaled >> 64) as u16)
+    }
+
+    /// The keyed hash of a key.
+    #[must_use]
+    pub(crate) fn hash(&self, key: &PublicKey) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.seed, !self.seed);
+        hasher.write(key.as_bytes());
+        hasher.finish()
+    }
+}
+
+/// A duration as nanoseconds.
+pub(crate) fn nanos(duration: Duration) -> Nanos {
+    Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
+}
