@@ -118,9 +118,12 @@ impl Decoder {
                     self.end();
                     return Err(fault);
                 }
+                if closed {
+                    self.fragments = None;
+                }
                 self.progress = Progress::Lent { message, closed };
                 let Progress::Lent { message, .. } = &self.progress else {
-                    return Ok(None);
+                    unreachable!("the message was put there");
                 };
                 interpret(opcode, message).map(Some)
             }
@@ -200,11 +203,11 @@ impl Decoder {
         Ok(Some((header, Payload::InPlace(payload))))
     }
 
-    /// Takes a header out of what is kept and `input`. Leaves the progress between frames, or in a
-    /// header with all of `input` consumed.
+    /// Takes a header out of what is kept and `input`, the progress being there. Leaves it between
+    /// frames, or in a header with all of `input` consumed.
     fn next_header(&mut self, input: &mut &mut [u8]) -> Result<Option<(FrameHeader, u32)>, Fault> {
         let Progress::Header { bytes, len } = &mut self.progress else {
-            return Ok(None);
+            unreachable!("a frame is under way");
         };
         let kept = usize::from(*len);
         let parsed = if kept == 0 {
@@ -441,7 +444,18 @@ mod tests {
 
     #[test]
     fn nothing_comes_out_after_a_close_or_a_fault() {
-        for first in [masked(Opcode::Close, b""), vec![0x81, 0x00], masked(Opcode::Text, b"\xFF")] {
+        let fragment = |payload: &[u8]| {
+            let mut bytes = masked(Opcode::Text, payload);
+            bytes[0] = 0x01;
+            bytes
+        };
+        for first in [
+            masked(Opcode::Close, b""),
+            [fragment(b"open"), masked(Opcode::Close, b"\x03\xE8bye")].concat(),
+            [fragment(b"open"), fragment(b"again")].concat(),
+            vec![0x81, 0x00],
+            masked(Opcode::Text, b"\xFF"),
+        ] {
             for split in 0..first.len() {
                 let mut bytes = [first.clone(), masked(Opcode::Text, b"late")].concat();
                 let mut decoder = Decoder::new(Role::Server, 100);
@@ -450,6 +464,7 @@ mod tests {
                 for mut input in [head, tail] {
                     while !matches!(decoder.next(&mut input), Ok(None)) {
                         out += 1;
+                        assert!(decoder.is_idle());
                     }
                     assert!(input.is_empty());
                 }
