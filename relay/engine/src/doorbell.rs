@@ -62,7 +62,10 @@ impl Doorbell {
         }
         // SAFETY: eventfd has just returned this descriptor; nobody else owns it.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { handshake: Handshake::new(), event: File::from(owned) })
+        Ok(Self {
+            handshake: Handshake::new(),
+            event: File::from(owned),
+        })
     }
 
     /// The eventfd for the engine to watch: readable once it was rung, until
@@ -124,8 +127,8 @@ mod tests {
     /// Rings in the eventfd, which are taken out.
     fn rings(doorbell: &Doorbell) -> u64 {
         let mut count = [0; 8];
-        match (&doorbell.event).read(&mut count) {
-            Ok(_) => u64::from_ne_bytes(count),
+        match (&doorbell.event).read_exact(&mut count) {
+            Ok(()) => u64::from_ne_bytes(count),
             Err(_) => 0,
         }
     }
