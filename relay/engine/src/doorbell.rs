@@ -62,10 +62,7 @@ impl Doorbell {
         }
         // SAFETY: eventfd has just returned this descriptor; nobody else owns it.
         let owned = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self {
-            handshake: Handshake::new(),
-            event: File::from(owned),
-        })
+        Ok(Self { handshake: Handshake::new(), event: File::from(owned) })
     }
 
     /// The eventfd for the engine to watch: readable once it was rung, until

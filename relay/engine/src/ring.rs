@@ -51,10 +51,7 @@ use io_uring::{cqueue, opcode, squeue};
 use slab::Slab;
 use socket2::SockRef;
 
-use crate::{
-    ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event,
-    ReadMode,
-};
+use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
 
 use buffers::Buffers;
 use queue::{Queue, Wait};
@@ -137,10 +134,9 @@ pub fn probe() -> io::Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         ring.poll(Some(left), &mut |event| match event {
             Event::Received { .. } => outcome = Some(Ok(())),
-            Event::Disconnected {
-                reason: Disconnect::Error(errno),
-                ..
-            } => outcome = Some(Err(io::Error::from_raw_os_error(errno))),
+            Event::Disconnected { reason: Disconnect::Error(errno), .. } => {
+                outcome = Some(Err(io::Error::from_raw_os_error(errno)));
+            }
             _ => {}
         })?;
         if let Some(outcome) = outcome {
@@ -158,12 +154,9 @@ impl Ring {
     /// # Errors
     /// The kernel's, unchanged (see [`probe`]); `InvalidInput` or `EINVAL` for sizes out of range.
     pub fn new(config: &EngineConfig) -> io::Result<Self> {
+        let doorbell = Arc::new(Doorbell::new()?);
         let queue = Queue::new(config.submission_entries, config.completion_entries)?;
-        let buffers = Buffers::new(
-            &queue.submitter(),
-            config.receive_buffers,
-            config.receive_buffer_bytes,
-        )?;
+        let buffers = Buffers::new(&queue.submitter(), config.receive_buffers, config.receive_buffer_bytes)?;
         let mut ring = Self {
             queue,
             buffers: mem::ManuallyDrop::new(buffers),
@@ -172,7 +165,7 @@ impl Ring {
             accept_resumes: None,
             starved: Vec::new(),
             gathered: HashMap::new(),
-            doorbell: Arc::new(Doorbell::new()?),
+            doorbell,
         };
         ring.watch_doorbell();
         ring.queue.enter(Wait::SubmitOnly)?;
@@ -192,11 +185,7 @@ impl Ring {
     fn accept(&mut self, index: usize) {
         let listener = &mut self.listeners[index];
         listener.accepting = true;
-        let tag = Tag {
-            operation: Operation::Accept,
-            index: index as u32,
-            generation: 0,
-        };
+        let tag = Tag { operation: Operation::Accept, index: index as u32, generation: 0 };
         let entry = opcode::AcceptMulti::new(Fd(listener.socket.as_raw_fd()))
             .flags(libc::SOCK_CLOEXEC)
             .build()
@@ -251,19 +240,14 @@ impl Ring {
     }
 
     fn cancel(&mut self, target: Tag) {
-        let entry = opcode::AsyncCancel::new(target.pack())
-            .build()
-            .user_data(Tag::anonymous(Operation::Cancel).pack());
+        let entry = opcode::AsyncCancel::new(target.pack()).build().user_data(Tag::anonymous(Operation::Cancel).pack());
         // SAFETY: the entry points to no memory and names no descriptor.
         unsafe { self.queue.push(entry) };
     }
 
     fn handle_completion(&mut self, entry: &cqueue::Entry, sink: &mut dyn FnMut(Event<'_>)) {
         let tag = Tag::unpack(entry.user_data());
-        let id = ConnectionId {
-            index: tag.index,
-            generation: tag.generation,
-        };
+        let id = ConnectionId { index: tag.index, generation: tag.generation };
         match tag.operation {
             Operation::Receive => self.handle_received(id, entry, sink),
             Operation::Send => self.handle_sent(id, entry.result(), sink),
@@ -277,12 +261,7 @@ impl Ring {
         }
     }
 
-    fn handle_received(
-        &mut self,
-        id: ConnectionId,
-        entry: &cqueue::Entry,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) {
+    fn handle_received(&mut self, id: ConnectionId, entry: &cqueue::Entry, sink: &mut dyn FnMut(Event<'_>)) {
         let connection = self.table.in_flight(id);
         let phase = connection.phase;
         let gathering = connection.receiving == Receiving::Cancelled;
@@ -298,15 +277,9 @@ impl Ring {
                 }
                 let bytes = self.buffers.filled(buffer, filled);
                 if gathering {
-                    self.gathered
-                        .entry(id)
-                        .or_default()
-                        .extend_from_slice(bytes);
+                    self.gathered.entry(id).or_default().extend_from_slice(bytes);
                 } else {
-                    sink(Event::Received {
-                        connection: id,
-                        bytes,
-                    });
+                    sink(Event::Received { connection: id, bytes });
                 }
             }
             self.buffers.give_back(buffer);
@@ -348,10 +321,7 @@ impl Ring {
         if connection.wanted == Some(ReadMode::Once) {
             connection.wanted = None;
         }
-        sink(Event::Received {
-            connection: id,
-            bytes: &mut bytes,
-        });
+        sink(Event::Received { connection: id, bytes: &mut bytes });
     }
 
     fn handle_sent(&mut self, id: ConnectionId, result: i32, sink: &mut dyn FnMut(Event<'_>)) {
@@ -372,10 +342,7 @@ impl Ring {
                 if connection.shutdown_follows {
                     shut_down(&connection.socket, Shutdown::Write);
                 }
-                sink(Event::Written {
-                    connection: id,
-                    buffer,
-                });
+                sink(Event::Written { connection: id, buffer });
             }
             Phase::Open => {
                 // A send of something never sends nothing; should it, the pipe is as good as
@@ -388,22 +355,14 @@ impl Ring {
     }
 
     /// Tells that an open connection has ended.
-    fn disconnect(
-        &mut self,
-        id: ConnectionId,
-        reason: Disconnect,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) {
+    fn disconnect(&mut self, id: ConnectionId, reason: Disconnect, sink: &mut dyn FnMut(Event<'_>)) {
         let connection = self.table.in_flight(id);
         connection.wanted = None;
         connection.phase = match reason {
             Disconnect::Eof => Phase::Ended,
             Disconnect::Error(_) => Phase::Broken,
         };
-        sink(Event::Disconnected {
-            connection: id,
-            reason,
-        });
+        sink(Event::Disconnected { connection: id, reason });
     }
 
     fn free_if_done(&mut self, id: ConnectionId) {
@@ -413,12 +372,7 @@ impl Ring {
         }
     }
 
-    fn handle_accepted(
-        &mut self,
-        index: usize,
-        entry: &cqueue::Entry,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) {
+    fn handle_accepted(&mut self, index: usize, entry: &cqueue::Entry, sink: &mut dyn FnMut(Event<'_>)) {
         let listener = &mut self.listeners[index];
         let stopped = listener.stopped;
         let ended = !cqueue::more(entry.flags());
@@ -432,17 +386,12 @@ impl Ring {
                         sink(Event::Accepted { connection, peer });
                     }
                     // It left before it was accepted: what accept(2) itself calls aborted.
-                    Err(_) => sink(Event::AcceptFailed {
-                        error: libc::ECONNABORTED,
-                    }),
+                    Err(_) => sink(Event::AcceptFailed { error: libc::ECONNABORTED }),
                 }
             }
         } else if !stopped {
             let error = -entry.result();
-            pause = !matches!(
-                error,
-                libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ECANCELED
-            );
+            pause = !matches!(error, libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ECANCELED);
             sink(Event::AcceptFailed { error });
         }
         if ended && stopped {
@@ -465,12 +414,8 @@ impl Ring {
             return Some(timeout.map_or(pause, |timeout| timeout.min(pause)));
         }
         self.accept_resumes = None;
-        let resting: Vec<usize> = self
-            .listeners
-            .iter()
-            .filter(|(_, listener)| !listener.accepting)
-            .map(|(index, _)| index)
-            .collect();
+        let resting: Vec<usize> =
+            self.listeners.iter().filter(|(_, listener)| !listener.accepting).map(|(index, _)| index).collect();
         for index in resting {
             self.accept(index);
         }
@@ -482,9 +427,8 @@ impl Ring {
         for connection in self.table.iter_mut() {
             shut_down(&connection.socket, Shutdown::Both);
         }
-        let everything = opcode::AsyncCancel2::new(CancelBuilder::any())
-            .build()
-            .user_data(Tag::anonymous(Operation::Cancel).pack());
+        let everything =
+            opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(Tag::anonymous(Operation::Cancel).pack());
         // SAFETY: the entry points to no memory and names no descriptor.
         unsafe { self.queue.push(everything) };
         let deadline = Instant::now() + DROP_PATIENCE;
@@ -495,10 +439,7 @@ impl Ring {
                     // Accepted unseen: closed when it goes out of scope.
                     Operation::Accept => drop(accepted(&entry)),
                     Operation::Send => {
-                        let id = ConnectionId {
-                            index: tag.index,
-                            generation: tag.generation,
-                        };
+                        let id = ConnectionId { index: tag.index, generation: tag.generation };
                         self.table.in_flight(id).sending = false;
                     }
                     Operation::Receive | Operation::Doorbell | Operation::Cancel => {}
@@ -520,14 +461,11 @@ impl Engine for Ring {
         EngineKind::Ring
     }
 
+    /// The kernel reads the limit of descriptors when an accept is armed: raise it before.
     fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
         // A blocking socket: the kernel then waits for connections instead of answering EAGAIN.
         listener.set_nonblocking(false)?;
-        let index = self.listeners.insert(Listener {
-            socket: listener,
-            accepting: false,
-            stopped: false,
-        });
+        let index = self.listeners.insert(Listener { socket: listener, accepting: false, stopped: false });
         self.accept(index);
         Ok(())
     }
@@ -544,11 +482,7 @@ impl Engine for Ring {
             listener.accepting
         });
         for index in accepting {
-            self.cancel(Tag {
-                operation: Operation::Accept,
-                index: index as u32,
-                generation: 0,
-            });
+            self.cancel(Tag { operation: Operation::Accept, index: index as u32, generation: 0 });
         }
     }
 
@@ -611,10 +545,7 @@ impl Engine for Ring {
 
     fn release(&mut self, id: ConnectionId) -> OwnedFd {
         let connection = self.table.open(id);
-        assert!(
-            !connection.in_flight(),
-            "{id:?} has a read or a write in flight"
-        );
+        assert!(!connection.in_flight(), "{id:?} has a read or a write in flight");
         self.table.remove(id).socket
     }
 
@@ -626,11 +557,7 @@ impl Engine for Ring {
         self.queue.enter(Wait::SubmitOnly)
     }
 
-    fn poll(
-        &mut self,
-        timeout: Option<Duration>,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) -> io::Result<()> {
+    fn poll(&mut self, timeout: Option<Duration>, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
         let timeout = self.resume_accepting(timeout);
         if timeout != Some(Duration::ZERO) && !self.queue.has_completions() {
             self.queue.enter(Wait::One(timeout))?;
@@ -639,12 +566,13 @@ impl Engine for Ring {
         }
         let mut handled = 0;
         loop {
+            let before = handled;
             while let Some(entry) = self.queue.next() {
                 self.handle_completion(&entry, sink);
                 handled += 1;
             }
             self.buffers.publish();
-            if handled >= PASS_COMPLETIONS || !self.queue.must_collect() {
+            if handled == before || handled >= PASS_COMPLETIONS || !self.queue.must_collect() {
                 break;
             }
             self.queue.enter(Wait::Collect)?;
@@ -678,11 +606,7 @@ impl Drop for Ring {
 }
 
 fn tag(operation: Operation, id: ConnectionId) -> Tag {
-    Tag {
-        operation,
-        index: id.index,
-        generation: id.generation,
-    }
+    Tag { operation, index: id.index, generation: id.generation }
 }
 
 /// The socket that an accept has made, if it has.
@@ -703,4 +627,27 @@ fn peer(socket: OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
 /// Shuts a socket down. It fails only where there is nothing left to shut down.
 fn shut_down(socket: &OwnedFd, how: Shutdown) {
     let _ = SockRef::from(socket).shutdown(how);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ring, probe};
+    use crate::EngineConfig;
+    use std::io::ErrorKind;
+
+    #[test]
+    fn the_probe_finds_what_the_engine_needs() {
+        probe().unwrap();
+    }
+
+    #[test]
+    fn errors_of_making_are_the_kernels_own() {
+        let config = EngineConfig { submission_entries: 64, completion_entries: 8, ..EngineConfig::default() };
+        let error = Ring::new(&config).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+
+        let config = EngineConfig { receive_buffers: 3, ..EngineConfig::default() };
+        let error = Ring::new(&config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
 }

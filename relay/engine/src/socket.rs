@@ -31,11 +31,7 @@ pub struct SocketOptions {
 impl Default for SocketOptions {
     /// No delay; the kernel's choice for the rest.
     fn default() -> Self {
-        Self {
-            send_buffer_bytes: None,
-            user_timeout: None,
-            nodelay: true,
-        }
+        Self { send_buffer_bytes: None, user_timeout: None, nodelay: true }
     }
 }
 
@@ -45,17 +41,8 @@ impl Default for SocketOptions {
 ///
 /// # Errors
 /// The operating system's: `EADDRINUSE`, `EACCES` for a low port, `EADDRNOTAVAIL`.
-pub fn listen(
-    address: SocketAddr,
-    reuse_port: bool,
-    backlog: u32,
-    options: &SocketOptions,
-) -> io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+pub fn listen(address: SocketAddr, reuse_port: bool, backlog: u32, options: &SocketOptions) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart finds connections of its predecessor in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if reuse_port {
@@ -85,11 +72,7 @@ pub fn listen(
 /// The operating system's, when the attempt fails at once: `ENETUNREACH`, `EADDRNOTAVAIL` when all
 /// local ports are taken, now and then `ECONNREFUSED`.
 pub fn connect_start(address: SocketAddr, source: Option<IpAddr>) -> io::Result<OwnedFd> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM.nonblocking(),
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
     if let Some(source) = source {
         bind_address_no_port(&socket)?;
@@ -119,11 +102,7 @@ fn bind_address_no_port(socket: &Socket) -> io::Result<()> {
             size_of_val(&on) as libc::socklen_t,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -155,10 +134,7 @@ mod tests {
 
     #[test]
     fn without_options_the_kernel_chooses() {
-        let options = SocketOptions {
-            nodelay: false,
-            ..SocketOptions::default()
-        };
+        let options = SocketOptions { nodelay: false, ..SocketOptions::default() };
         let listener = listen(ANY_PORT, false, 16, &options).unwrap();
         let listener = SockRef::from(&listener);
         assert!(!listener.tcp_nodelay().unwrap());

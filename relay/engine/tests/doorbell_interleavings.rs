@@ -44,10 +44,7 @@ impl Shared {
     }
 
     fn seen(&self) -> usize {
-        self.pushed
-            .iter()
-            .filter(|pushed| pushed.load(Ordering::Relaxed))
-            .count()
+        self.pushed.iter().filter(|pushed| pushed.load(Ordering::Relaxed)).count()
     }
 }
 
@@ -81,10 +78,7 @@ fn explore(pushers: usize) {
             assert_eq!(rings, 1, "the owner saw {seen} of {pushers} and slept on");
         }
     });
-    assert!(
-        slept.load(StdOrdering::Relaxed) > 0,
-        "no interleaving slept"
-    );
+    assert!(slept.load(StdOrdering::Relaxed) > 0, "no interleaving slept");
 }
 
 #[test]

@@ -13,9 +13,7 @@ pub(crate) struct Handshake {
 impl Handshake {
     /// Starts awake.
     pub(crate) fn new() -> Self {
-        Self {
-            asleep: AtomicBool::new(false),
-        }
+        Self { asleep: AtomicBool::new(false) }
     }
 
     /// Raises the flag. What the owner reads after this call includes every push whose

@@ -59,10 +59,7 @@ impl Buffers {
             ));
         }
         if bytes == 0 {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "receive_buffer_bytes is 0",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "receive_buffer_bytes is 0"));
         }
         let mut buffers = Self {
             ring: Mapping::new(usize::from(count) * size_of::<BufRingEntry>())?,
@@ -75,12 +72,7 @@ impl Buffers {
         // SAFETY: the mapping holds `count` entries and outlives the registration (see the
         // module).
         unsafe {
-            submitter.register_buf_ring_with_flags(
-                buffers.ring.start.as_ptr() as u64,
-                count,
-                GROUP,
-                0,
-            )?;
+            submitter.register_buf_ring_with_flags(buffers.ring.start.as_ptr() as u64, count, GROUP, 0)?;
         }
         for id in 0..count {
             buffers.give_back(id);
@@ -201,12 +193,7 @@ mod tests {
             buffers.filled(id, 100).fill(id as u8 + 1);
         }
         for id in 0..4 {
-            assert!(
-                buffers
-                    .filled(id, 100)
-                    .iter()
-                    .all(|&byte| byte == id as u8 + 1)
-            );
+            assert!(buffers.filled(id, 100).iter().all(|&byte| byte == id as u8 + 1));
         }
     }
 }

@@ -59,13 +59,7 @@ impl Queue {
         if !parameters.is_feature_ext_arg() || !parameters.is_feature_nodrop() {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
-        Ok(Self {
-            ring,
-            backlog: VecDeque::new(),
-            in_flight: 0,
-            overflowing: false,
-            stats: EngineStats::default(),
-        })
+        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, overflowing: false, stats: EngineStats::default() })
     }
 
     /// For registrations.
@@ -162,11 +156,7 @@ impl Queue {
         self.stats.enters += 1;
         // SAFETY: the flags say that the argument is the extended one, which it is (`SubmitArgs`
         // is transparent); it lives through the call, and so does the time it points to.
-        let result = unsafe {
-            self.ring
-                .submitter()
-                .enter(queued as u32, want, flags.bits(), Some(&arguments))
-        };
+        let result = unsafe { self.ring.submitter().enter(queued as u32, want, flags.bits(), Some(&arguments)) };
         let taken = match result {
             Ok(taken) => taken,
             Err(error) => match error.raw_os_error() {

@@ -99,21 +99,12 @@ impl Table {
         if let Some(index) = self.free.pop() {
             let slot = &mut self.slots[index as usize];
             slot.connection = connection;
-            return ConnectionId {
-                index,
-                generation: slot.generation,
-            };
+            return ConnectionId { index, generation: slot.generation };
         }
         let index = self.slots.len() as u32;
         assert!(index < INDEX_END, "more than {INDEX_END} connections");
-        self.slots.push(Slot {
-            generation: 0,
-            connection,
-        });
-        ConnectionId {
-            index,
-            generation: 0,
-        }
+        self.slots.push(Slot { generation: 0, connection });
+        ConnectionId { index, generation: 0 }
     }
 
     /// The open connection that the owner names.
@@ -155,9 +146,7 @@ impl Table {
 
     /// Every connection, open or closing.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
-        self.slots
-            .iter_mut()
-            .filter_map(|slot| slot.connection.as_mut())
+        self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut())
     }
 }
 

@@ -39,11 +39,7 @@ pub(super) const INDEX_END: u32 = 1 << 24;
 impl Tag {
     /// An operation that needs no name.
     pub(super) fn anonymous(operation: Operation) -> Self {
-        Self {
-            operation,
-            index: 0,
-            generation: 0,
-        }
+        Self { operation, index: 0, generation: 0 }
     }
 
     /// Packs the tag as the module's table says.
@@ -65,11 +61,7 @@ impl Tag {
             4 => Operation::Cancel,
             other => unreachable!("operation {other} was never submitted"),
         };
-        Self {
-            operation,
-            index: (packed >> 32) as u32 & (INDEX_END - 1),
-            generation: packed as u32,
-        }
+        Self { operation, index: (packed >> 32) as u32 & (INDEX_END - 1), generation: packed as u32 }
     }
 }
 
@@ -79,20 +71,12 @@ mod tests {
 
     #[test]
     fn every_field_survives_at_its_ends() {
-        for operation in [
-            Operation::Accept,
-            Operation::Receive,
-            Operation::Send,
-            Operation::Doorbell,
-            Operation::Cancel,
-        ] {
+        for operation in
+            [Operation::Accept, Operation::Receive, Operation::Send, Operation::Doorbell, Operation::Cancel]
+        {
             for index in [0, 1, INDEX_END - 1] {
                 for generation in [0, 1, u32::MAX] {
-                    let tag = Tag {
-                        operation,
-                        index,
-                        generation,
-                    };
+                    let tag = Tag { operation, index, generation };
                     assert_eq!(Tag::unpack(tag.pack()), tag);
                 }
             }

@@ -37,10 +37,7 @@ fn end_of_file_and_reset_are_told_apart(kind: EngineKind) {
         rig.engine.read(broken, mode);
         rig.settle(address);
         reset(client);
-        assert_eq!(
-            rig.disconnected(broken),
-            Disconnect::Error(libc::ECONNRESET)
-        );
+        assert_eq!(rig.disconnected(broken), Disconnect::Error(libc::ECONNRESET));
 
         rig.settle(address);
         rig.assert_silent(closed);
@@ -220,10 +217,7 @@ fn stop_listening_refuses_new_connections(kind: EngineKind) {
     rig.until("both ports to be closed", |_| {
         [first, second]
             .iter()
-            .all(|address| {
-                TcpStream::connect(address)
-                    .is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-            })
+            .all(|address| TcpStream::connect(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused))
             .then_some(())
     });
     rig.told.clear();
@@ -251,11 +245,7 @@ fn a_refused_connection_is_told(kind: EngineKind) {
         if writes {
             rig.engine.write(id, b"hello".to_vec());
         }
-        assert_eq!(
-            rig.disconnected(id),
-            Disconnect::Error(libc::ECONNREFUSED),
-            "reads {reads}, writes {writes}"
-        );
+        assert_eq!(rig.disconnected(id), Disconnect::Error(libc::ECONNREFUSED), "reads {reads}, writes {writes}");
         rig.engine.close(id);
     }
 }
@@ -263,10 +253,7 @@ fn a_refused_connection_is_told(kind: EngineKind) {
 fn a_connecting_socket_reads_and_writes_once_connected(kind: EngineKind) {
     let mut rig = Rig::new(kind);
     let address = rig.listen();
-    let near = rig
-        .engine
-        .adopt(connect_start(address, None).unwrap())
-        .unwrap();
+    let near = rig.engine.adopt(connect_start(address, None).unwrap()).unwrap();
     rig.engine.read(near, ReadMode::Continuous);
     rig.engine.write(near, b"ping".to_vec());
     let far = rig.accepted();

@@ -25,9 +25,7 @@ fn descriptors() -> usize {
 
 /// Polls until the process has no more descriptors than before.
 fn until_back_at(rig: &mut Rig, before: usize) {
-    rig.until(&format!("{before} descriptors"), |_| {
-        (descriptors() <= before).then_some(())
-    });
+    rig.until(&format!("{before} descriptors"), |_| (descriptors() <= before).then_some(()));
 }
 
 fn close_in_flight_frees_the_descriptor(kind: EngineKind) {
@@ -82,10 +80,7 @@ fn accepting_resumes_after_descriptors_ran_out(kind: EngineKind) {
     // io_uring reads the limit when an accept is armed: lower it before.
     let old = limit(None);
     let lowest_free = fs::File::open("/dev/null").unwrap().as_raw_fd();
-    limit(Some(libc::rlimit {
-        rlim_cur: lowest_free as libc::rlim_t,
-        ..old
-    }));
+    limit(Some(libc::rlimit { rlim_cur: lowest_free as libc::rlim_t, ..old }));
     let failed = catch_unwind(AssertUnwindSafe(|| {
         rig.engine.listen(listener).unwrap();
         rig.event("AcceptFailed", |told| match told {
@@ -105,10 +100,7 @@ fn accepting_resumes_after_descriptors_ran_out(kind: EngineKind) {
 
 /// Reads the limit of descriptors, and sets it if told.
 fn limit(new: Option<libc::rlimit>) -> libc::rlimit {
-    let mut old = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: both pointers are null or point to live values of the right type.
     let result = unsafe { libc::prlimit(0, libc::RLIMIT_NOFILE, new, &raw mut old) };
@@ -199,11 +191,7 @@ fn random_sequence(kind: EngineKind, seed: u64, steps: &mut Vec<&'static str>) {
             }
             (6, Some(id)) => {
                 steps.push("read");
-                let mode = if random.below(2) == 0 {
-                    ReadMode::Once
-                } else {
-                    ReadMode::Continuous
-                };
+                let mode = if random.below(2) == 0 { ReadMode::Once } else { ReadMode::Continuous };
                 rig.engine.read(id, mode);
                 known.get_mut(&id).unwrap().reading = true;
             }

@@ -8,8 +8,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use relay_engine::{
-    ConnectionId, Disconnect, Engine, EngineConfig, EngineKind, Event, ReadMode, SocketOptions,
-    listen,
+    ConnectionId, Disconnect, Engine, EngineConfig, EngineKind, Event, ReadMode, SocketOptions, listen,
 };
 use socket2::SockRef;
 
@@ -53,12 +52,7 @@ fn make(kind: EngineKind, config: &EngineConfig) -> Box<dyn Engine> {
 
 /// Small enough that many engines fit side by side.
 pub(crate) fn small() -> EngineConfig {
-    EngineConfig {
-        submission_entries: 256,
-        completion_entries: 1024,
-        receive_buffers: 64,
-        receive_buffer_bytes: 4096,
-    }
+    EngineConfig { submission_entries: 256, completion_entries: 1024, receive_buffers: 64, receive_buffer_bytes: 4096 }
 }
 
 /// An [`Event`] that outlives its poll.
@@ -75,10 +69,9 @@ impl Told {
     /// The connection that the event names.
     pub(crate) fn connection(&self) -> Option<ConnectionId> {
         match self {
-            Self::Accepted(id, _)
-            | Self::Received(id, _)
-            | Self::Written(id, _)
-            | Self::Disconnected(id, _) => Some(*id),
+            Self::Accepted(id, _) | Self::Received(id, _) | Self::Written(id, _) | Self::Disconnected(id, _) => {
+                Some(*id)
+            }
             Self::AcceptFailed(_) => None,
         }
     }
@@ -128,10 +121,7 @@ impl Rig {
     pub(crate) fn with(kind: EngineKind, config: &EngineConfig) -> Self {
         let engine = make(kind, config);
         assert_eq!(engine.kind(), kind);
-        Self {
-            engine,
-            told: VecDeque::new(),
-        }
+        Self { engine, told: VecDeque::new() }
     }
 
     /// Starts to listen, on a port of the kernel's choice.
@@ -145,30 +135,20 @@ impl Rig {
     /// One poll.
     pub(crate) fn poll(&mut self, timeout: Duration) {
         let told = &mut self.told;
-        self.engine
-            .poll(Some(timeout), &mut |event| told.push_back(event.into()))
-            .unwrap();
+        self.engine.poll(Some(timeout), &mut |event| told.push_back(event.into())).unwrap();
     }
 
     /// Polls until `look` finds something in what was told.
     ///
     /// # Panics
     /// When patience ends; `what` then says what did not come.
-    pub(crate) fn until<T>(
-        &mut self,
-        what: &str,
-        mut look: impl FnMut(&mut Self) -> Option<T>,
-    ) -> T {
+    pub(crate) fn until<T>(&mut self, what: &str, mut look: impl FnMut(&mut Self) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(found) = look(self) {
                 return found;
             }
-            assert!(
-                Instant::now() < deadline,
-                "waited in vain for {what}; told: {:?}",
-                self.told
-            );
+            assert!(Instant::now() < deadline, "waited in vain for {what}; told: {:?}", self.told);
             self.poll(Duration::from_millis(50));
         }
     }
@@ -248,11 +228,7 @@ impl Rig {
     /// Asserts that nothing told, and not yet looked at, names the connection.
     #[track_caller]
     pub(crate) fn assert_silent(&self, id: ConnectionId) {
-        let about: Vec<_> = self
-            .told
-            .iter()
-            .filter(|told| told.connection() == Some(id))
-            .collect();
+        let about: Vec<_> = self.told.iter().filter(|told| told.connection() == Some(id)).collect();
         assert!(about.is_empty(), "told of {id:?}: {about:?}");
     }
 }
@@ -274,9 +250,7 @@ pub(crate) fn connect(address: SocketAddr) -> TcpStream {
 
 /// Closes a connection by RST.
 pub(crate) fn reset(client: TcpStream) {
-    SockRef::from(&client)
-        .set_linger(Some(Duration::ZERO))
-        .unwrap();
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
     drop(client);
 }
 

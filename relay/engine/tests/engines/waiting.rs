@@ -29,11 +29,7 @@ fn a_timeout_ends_a_poll(kind: EngineKind) {
         rig.poll(timeout.saturating_sub(start.elapsed()));
     }
     assert!(rig.told.is_empty());
-    assert!(
-        rig.engine.stats().enters < 50,
-        "{} system calls to wait once",
-        rig.engine.stats().enters
-    );
+    assert!(rig.engine.stats().enters < 50, "{} system calls to wait once", rig.engine.stats().enters);
 }
 
 fn a_poll_without_time_does_not_wait(kind: EngineKind) {
@@ -67,11 +63,7 @@ fn the_doorbell_ends_a_sleep_each_time(kind: EngineKind) {
         // test.
         loop {
             doorbell.announce_sleep();
-            let timeout = if pushed.load(Ordering::Relaxed) {
-                Duration::ZERO
-            } else {
-                Duration::from_secs(3600)
-            };
+            let timeout = if pushed.load(Ordering::Relaxed) { Duration::ZERO } else { Duration::from_secs(3600) };
             rig.poll(timeout);
             doorbell.awake();
             if pushed.swap(false, Ordering::Relaxed) {
