@@ -118,6 +118,17 @@ pub enum Target<'a> {
     RoomMember(&'a str, PublicKey),
 }
 
+impl<'a> Target<'a> {
+    /// The room, if it is one.
+    #[must_use]
+    pub const fn room(&self) -> Option<&'a str> {
+        match self {
+            Self::User(_) => None,
+            Self::Room(room) | Self::RoomMember(room, _) => Some(room),
+        }
+    }
+}
+
 /// What a room frame asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoomAction {

@@ -119,6 +119,20 @@ impl Config {
         ShardId((scaled >> 64) as u16)
     }
 
+    /// The `n`th epoch that this shard makes: unlike any other of this relay or of an earlier run.
+    #[must_use]
+    pub(crate) fn epoch(&self, n: u64) -> u64 {
+        self.hash_words(&[u64::from(self.shard.0), n])
+    }
+
+    /// A number that is spread evenly over all words.
+    #[must_use]
+    pub(crate) fn hash_words(&self, words: &[u64]) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.seed.rotate_left(7), self.seed);
+        words.iter().for_each(|word| hasher.write_u64(*word));
+        hasher.finish()
+    }
+
     /// The keyed hash of a key.
     #[must_use]
     pub(crate) fn hash(&self, key: &PublicKey) -> u64 {

@@ -40,7 +40,10 @@ pub mod stats;
 
 mod connection;
 mod lobby;
+mod messages;
 mod outbox;
+mod post;
+mod presence;
 mod rate;
 mod recent_ids;
 mod refusal;

@@ -1,0 +1,429 @@
+//! The shard: its parts, its table of connections, and the order of a batch.
+
+use std::net::IpAddr;
+
+use protocol::decode::FrameDecoder;
+use protocol::server_frame::LobbyTotals;
+use protocol::{encode, websocket};
+
+use crate::config::{Config, nanos};
+use crate::connection::{Closing, Connection, Link, Moving, State, Upgrading};
+use crate::effect::{Effect, Effects, ReadMode};
+use crate::envelope::Envelope;
+use crate::event::{ConnectionId, Event, Gone, Nanos, Now, ShardId};
+use crate::lobby::Lobby;
+use crate::messages::Messages;
+use crate::outbox::Outbox;
+use crate::post::Post;
+use crate::rate::Rate;
+use crate::recent_ids::RecentIds;
+use crate::refusal::Closure;
+use crate::router::Router;
+use crate::stats::Stats;
+use crate::timers::{Armed, Timers};
+
+/// One shard of the relay. See the crate for its interface and invariants.
+#[derive(Debug)]
+pub struct Shard {
+    frames: FrameDecoder,
+    core: Core,
+}
+
+/// Everything of a shard but the buffers that lend frames while it acts on them.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) now: Now,
+    pub(crate) stats: Stats,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) router: Router,
+    pub(crate) lobby: Lobby,
+    pub(crate) ids: RecentIds,
+    pub(crate) messages: Messages,
+    pub(crate) post: Post,
+    pub(crate) timers: Timers,
+    /// Slots of sessions that get lobby frames.
+    pub(crate) subscribers: Vec<u32>,
+    /// Sessions that wait for their snapshot.
+    pub(crate) waiting: Vec<ConnectionId>,
+    /// Which shards' queues are full.
+    pub(crate) congested: Vec<bool>,
+    pub(crate) control_rate: Rate,
+    /// `None`: unlimited.
+    pub(crate) message_rate: Option<Rate>,
+    is_draining: bool,
+}
+
+/// One place in the table of connections.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    pub(crate) generation: u32,
+    pub(crate) connection: Option<Box<Connection>>,
+}
+
+impl Shard {
+    /// Makes a shard without connections.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let limits = &config.limits;
+        let per_second = limits.messages_per_second;
+        let core = Core {
+            now: Now::default(),
+            stats: Stats::default(),
+            slots: Vec::new(),
+            router: Router::new(config.clone()),
+            lobby: Lobby::new(config.clone()),
+            ids: RecentIds::new(config.seed, limits.recent_ids_max),
+            messages: Messages::new(&config),
+            post: Post::new(limits.outbox_bytes_max),
+            timers: Timers::default(),
+            subscribers: Vec::new(),
+            waiting: Vec::new(),
+            congested: vec![false; usize::from(config.shards)],
+            control_rate: Rate::new(
+                limits.control_frames_per_second,
+                limits.control_frames_per_second.saturating_mul(2),
+            ),
+            message_rate: (per_second > 0).then(|| Rate::new(per_second, per_second.saturating_mul(2))),
+            is_draining: false,
+            config,
+        };
+        Self { frames: FrameDecoder::new(), core }
+    }
+
+    /// Takes in one event. Signatures, lobby changes and writes wait for
+    /// [`end_of_batch`](Self::end_of_batch).
+    ///
+    /// # Panics
+    /// If the event breaks the interface: a connection id that is in use already, or a seq of events
+    /// that cannot be.
+    pub fn handle(&mut self, event: Event<'_>, now: Now, effects: &mut Effects) {
+        let Self { frames, core } = self;
+        core.now = now;
+        match event {
+            Event::Accepted { connection, peer, nonce } => core.accepted(connection, peer, nonce, effects),
+            Event::Arrived { connection, arrival } => core.arrived(connection, arrival, frames, effects),
+            Event::Received { connection, bytes } => core.received(connection, bytes, frames, effects),
+            Event::Written { connection, buffer } => core.written(connection, buffer, effects),
+            Event::Disconnected { connection, gone } => core.disconnected(connection, gone, effects),
+            Event::FromShard { from, envelope } => core.from_shard(from, envelope, effects),
+            Event::Congestion { to, full } => core.congested[usize::from(to.0)] = full,
+            Event::Drain => core.drain(effects),
+        }
+    }
+
+    /// Ends a batch: fires timers, checks the signatures that wait and routes what is good, flushes
+    /// the lobby if it is time, and gives out one write for each connection with something to send.
+    pub fn end_of_batch(&mut self, now: Now, effects: &mut Effects) {
+        let core = &mut self.core;
+        core.now = now;
+        core.fire_timers(effects);
+        core.commit_messages(effects);
+        core.close_overflowed(effects);
+        core.flush_lobby(effects);
+        core.catch_up();
+        core.close_overflowed(effects);
+        core.flush(effects);
+        core.stats.ids_evicted = core.ids.evicted();
+        core.stats.users = core.router.online();
+    }
+
+    /// When [`end_of_batch`](Self::end_of_batch) is to be called at the latest, on the clock of
+    /// [`Now::nanos`]; `None` if nothing waits for time to pass.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Nanos> {
+        let core = &self.core;
+        let lobby = core.lobby.flush_at(core.subscribers.len());
+        [core.timers.next(), core.router.forget_at(), lobby].into_iter().flatten().min()
+    }
+
+    /// Counts so far. Gauges are right after [`end_of_batch`](Self::end_of_batch).
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.core.stats
+    }
+
+    /// Count and digest of the users announced online, on any shard.
+    #[must_use]
+    pub fn lobby_totals(&self) -> LobbyTotals {
+        self.core.lobby.totals()
+    }
+}
+
+impl Core {
+    fn accepted(&mut self, id: ConnectionId, peer: IpAddr, nonce: [u8; 32], effects: &mut Effects) {
+        self.stats.accepted += 1;
+        if self.is_draining {
+            effects.push(Effect::Close { connection: id });
+            return;
+        }
+        let deadline = self.now.nanos + nanos(self.config.upgrade_timeout);
+        let mut link = self.link(id, peer);
+        self.timers.arm(id, &mut link.armed, deadline);
+        self.insert(Connection { link, state: State::Upgrading(Upgrading { nonce, request: Vec::new(), deadline }) });
+        effects.push(Effect::Read { connection: id, mode: ReadMode::Once });
+    }
+
+    fn arrived(
+        &mut self,
+        id: ConnectionId,
+        arrival: Box<crate::envelope::Arrival>,
+        frames: &mut FrameDecoder,
+        effects: &mut Effects,
+    ) {
+        let mut connection = Box::new(Connection {
+            link: self.link(id, arrival.peer),
+            // Replaced at once; a connection is in one of its states at every moment.
+            state: State::Closing(Closing { deadline: 0, peer_done: false, shut: false }),
+        });
+        self.reserve(id);
+        if self.is_draining {
+            self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
+        } else {
+            self.activate(&mut connection, arrival, frames, effects);
+        }
+        self.put_back(connection);
+    }
+
+    fn link(&self, id: ConnectionId, peer: IpAddr) -> Link {
+        Link {
+            id,
+            peer,
+            outbox: Outbox::default(),
+            heard_at: self.now.nanos,
+            armed: Armed::default(),
+            overflowed: false,
+        }
+    }
+
+    /// Makes place for a new connection.
+    fn reserve(&mut self, id: ConnectionId) {
+        let at = id.index as usize;
+        if at >= self.slots.len() {
+            self.slots.resize_with(at + 1, Slot::default);
+        }
+        let slot = &mut self.slots[at];
+        assert!(slot.connection.is_none(), "the shell gave out {id:?}, whose slot is in use");
+        slot.generation = id.generation;
+        self.stats.connections += 1;
+    }
+
+    fn insert(&mut self, connection: Connection) {
+        self.reserve(connection.link.id);
+        self.put_back(Box::new(connection));
+    }
+
+    /// Takes a connection out of its slot to act on it; `None` if it is gone.
+    fn take_out(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+        let slot = self.slots.get_mut(id.index as usize)?;
+        if slot.generation == id.generation { slot.connection.take() } else { None }
+    }
+
+    fn put_back(&mut self, connection: Box<Connection>) {
+        let at = connection.link.id.index as usize;
+        self.slots[at].connection = Some(connection);
+    }
+
+    fn received(&mut self, id: ConnectionId, bytes: &mut [u8], frames: &mut FrameDecoder, effects: &mut Effects) {
+        let Some(mut connection) = self.take_out(id) else { return };
+        connection.link.heard_at = self.now.nanos;
+        self.stats.bytes_in += bytes.len() as u64;
+        if let Some(connection) = self.bytes(connection, bytes, frames, effects) {
+            self.put_back(connection);
+        }
+    }
+
+    fn written(&mut self, id: ConnectionId, buffer: Vec<u8>, effects: &mut Effects) {
+        self.stats.bytes_out += buffer.len() as u64;
+        self.post.pool.put(buffer);
+        let Some(mut connection) = self.take_out(id) else { return };
+        connection.link.outbox.written();
+        self.post.touch(&mut connection.link);
+        if let Some(connection) = self.hand_over_if_idle(connection, effects) {
+            self.put_back(connection);
+        }
+    }
+
+    /// Hands a `Moving` connection over once nothing is in flight; gives any other back.
+    pub(crate) fn hand_over_if_idle(
+        &mut self,
+        connection: Box<Connection>,
+        effects: &mut Effects,
+    ) -> Option<Box<Connection>> {
+        if !matches!(connection.state, State::Moving(_)) || !connection.link.outbox.is_empty() {
+            return Some(connection);
+        }
+        let Connection { link, state: State::Moving(Moving { to, arrival }) } = *connection else {
+            return None;
+        };
+        self.stats.connections -= 1;
+        self.stats.handed_over += 1;
+        effects.push(Effect::HandOver { connection: link.id, to, arrival });
+        None
+    }
+
+    fn disconnected(&mut self, id: ConnectionId, gone: Gone, effects: &mut Effects) {
+        let Some(mut connection) = self.take_out(id) else { return };
+        if let (State::Closing(closing), Gone::Eof) = (&mut connection.state, gone) {
+            closing.peer_done = true;
+            self.post.touch(&mut connection.link);
+            self.put_back(connection);
+        } else {
+            self.finish(connection, effects);
+        }
+    }
+
+    fn from_shard(&mut self, from: ShardId, envelope: Envelope, effects: &mut Effects) {
+        match envelope {
+            Envelope::Deliver { ticket, recipient, frame } => {
+                let outcome = self.deliver(&recipient, &frame);
+                effects
+                    .push(Effect::Send { to: from, envelope: Envelope::Delivered { ticket, outcome, buffer: frame } });
+            }
+            Envelope::Delivered { ticket, outcome, buffer } => {
+                self.post.pool.put(buffer);
+                self.outcome(ticket, outcome);
+            }
+            Envelope::Lobby { joined, left } => {
+                joined.into_iter().for_each(|key| self.lobby.note_other(key, true));
+                left.into_iter().for_each(|key| self.lobby.note_other(key, false));
+            }
+        }
+    }
+
+    /// Says goodbye to everybody. Clients come back spread over [`RECONNECT_SPREAD_MS`].
+    fn drain(&mut self, effects: &mut Effects) {
+        self.is_draining = true;
+        for at in 0..self.slots.len() {
+            let Some(mut connection) = self.slots[at].connection.take() else { continue };
+            match &connection.state {
+                State::Upgrading(_) | State::Moving(_) => {
+                    self.finish(connection, effects);
+                    continue;
+                }
+                State::Active(session) => {
+                    let part = self.config.hash(&session.member.key) % RECONNECT_SPREAD_MS;
+                    self.post.text(&mut connection.link, |out| encode::restarting(out, RECONNECT_MIN_MS + part));
+                    self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
+                }
+                State::Challenged(_) => self.begin_close(&mut connection, Closure::GOING_AWAY, effects),
+                State::Closing(_) => {}
+            }
+            self.put_back(connection);
+        }
+    }
+
+    /// Sends a close frame and waits for it to be read. What waits in the outbox goes first, unless
+    /// it overflowed.
+    pub(crate) fn begin_close(&mut self, connection: &mut Connection, closure: Closure, effects: &mut Effects) {
+        self.leave(connection);
+        let link = &mut connection.link;
+        if std::mem::take(&mut link.overflowed) {
+            link.outbox.discard_pending();
+        }
+        self.post.raw(link, |out| websocket::push_close(out, closure.code, closure.reason));
+        self.enter_closing(connection, effects);
+    }
+
+    /// Closes once what waits in the outbox is written and read.
+    pub(crate) fn enter_closing(&mut self, connection: &mut Connection, effects: &mut Effects) {
+        let deadline = self.now.nanos + nanos(self.config.close_timeout);
+        connection.state = State::Closing(Closing { deadline, peer_done: false, shut: false });
+        let link = &mut connection.link;
+        self.timers.arm(link.id, &mut link.armed, deadline);
+        self.post.touch(link);
+        effects.push(Effect::Read { connection: link.id, mode: ReadMode::Continuous });
+    }
+
+    /// Ends a connection at once.
+    pub(crate) fn finish(&mut self, mut connection: Box<Connection>, effects: &mut Effects) {
+        self.leave(&mut connection);
+        self.stats.connections -= 1;
+        effects.push(Effect::Close { connection: connection.link.id });
+    }
+
+    fn fire_timers(&mut self, effects: &mut Effects) {
+        let now = self.now.nanos;
+        self.router.forget_departed(now);
+        while let Some((at, id)) = self.timers.pop_due(now) {
+            let Some(mut connection) = self.take_out(id) else { continue };
+            if !connection.link.armed.fire(at) {
+                self.put_back(connection);
+                continue;
+            }
+            let deadline = match &connection.state {
+                State::Upgrading(Upgrading { deadline, .. }) | State::Closing(Closing { deadline, .. })
+                    if *deadline <= now =>
+                {
+                    self.finish(connection, effects);
+                    continue;
+                }
+                State::Challenged(challenged) if challenged.deadline <= now => {
+                    self.begin_close(&mut connection, Closure::AUTH_TIMEOUT, effects);
+                    None
+                }
+                State::Upgrading(Upgrading { deadline, .. }) | State::Closing(Closing { deadline, .. }) => {
+                    Some(*deadline)
+                }
+                State::Challenged(challenged) => Some(challenged.deadline),
+                State::Moving(_) => None,
+                State::Active(_) => {
+                    let Some(deadline) = self.session_timer(&mut connection) else {
+                        self.stats.closed_silent += 1;
+                        self.finish(connection, effects);
+                        continue;
+                    };
+                    Some(deadline)
+                }
+            };
+            if let Some(deadline) = deadline {
+                self.timers.arm(id, &mut connection.link.armed, deadline);
+            }
+            self.put_back(connection);
+        }
+    }
+
+    fn close_overflowed(&mut self, effects: &mut Effects) {
+        while let Some(id) = self.post.overflowed.pop() {
+            let Some(mut connection) = self.take_out(id) else { continue };
+            if connection.link.overflowed {
+                if matches!(connection.state, State::Active(_)) {
+                    self.stats.closed_too_slow += 1;
+                    self.begin_close(&mut connection, Closure::TOO_SLOW, effects);
+                } else {
+                    self.finish(connection, effects);
+                    continue;
+                }
+            }
+            self.put_back(connection);
+        }
+    }
+
+    /// One write for each connection that has something to send and none in flight.
+    fn flush(&mut self, effects: &mut Effects) {
+        let mut dirty = std::mem::take(&mut self.post.dirty);
+        for at in dirty.drain(..) {
+            let Some(connection) = self.slots[at as usize].connection.as_deref_mut() else { continue };
+            let Connection { link, state } = connection;
+            if let Some(buffer) = link.outbox.take_write() {
+                effects.push(Effect::Write { connection: link.id, buffer });
+            } else if let (State::Closing(closing), true) = (state, link.outbox.is_empty()) {
+                if !std::mem::replace(&mut closing.shut, true) && !closing.peer_done {
+                    effects.push(Effect::ShutdownWrite { connection: link.id });
+                }
+                if closing.peer_done {
+                    let id = link.id;
+                    if let Some(connection) = self.take_out(id) {
+                        self.finish(connection, effects);
+                    }
+                }
+            }
+        }
+        self.post.dirty = dirty;
+    }
+}
+
+/// Clients are asked to come back after this long at least, and spread over as long again and more,
+/// so that the relay that follows is up and does not meet all at once.
+const RECONNECT_MIN_MS: u64 = 500;
+const RECONNECT_SPREAD_MS: u64 = 4_500;
