@@ -34,8 +34,11 @@ use std::time::Duration;
 pub mod doorbell;
 pub mod epoll;
 pub mod ring;
+mod slots;
 pub mod socket;
 pub mod tokio_uring;
+
+mod slots;
 
 pub use doorbell::Doorbell;
 pub use socket::{SocketOptions, connect_start, listen};

@@ -20,8 +20,10 @@
 //! |---|---|
 //! | `queue` | submission, completion, the system call |
 //! | `buffers` | receive buffers offered to the kernel |
+//! | `listeners` | multishot accepts, their pauses and their end |
 //! | `table` | connections and their slots |
 //! | `tag` | what each operation carries through the kernel |
+//! | `probe` | whether all this works here |
 //!
 //! # Invariants
 //! - At most one receive and one send are in flight on a connection, so bytes keep their order.
@@ -38,33 +40,33 @@
 //! to a core).
 
 use std::collections::HashMap;
-use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, mem, ptr};
 
-use io_uring::types::{CancelBuilder, Fd};
+use io_uring::types::Fd;
 use io_uring::{cqueue, opcode, squeue};
-use slab::Slab;
 use socket2::SockRef;
 
 use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
 
 use buffers::Buffers;
+use listeners::Listeners;
 use queue::{Queue, Wait};
-use table::{Phase, Receiving, Table};
+use table::{Connection, Phase, Receiving, Table};
 use tag::{Operation, Tag};
 
+pub use probe::probe;
+
 mod buffers;
+mod listeners;
+mod probe;
 mod queue;
 mod table;
 mod tag;
-
-/// How long accepting rests when the process or the system is out of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// One pass asks the kernel for more completions only until it has handled this many: the rest
 /// waits until the caller has looked at its queues. Newer kernels hand out some 20 at a time, too
@@ -74,18 +76,13 @@ const PASS_COMPLETIONS: usize = 1024;
 /// How long dropping an engine waits for the kernel to let go of its buffers.
 const DROP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long [`probe`] waits for the one byte it sends to itself.
-const PROBE_PATIENCE: Duration = Duration::from_secs(1);
-
 /// The io_uring engine. See the module.
 pub struct Ring {
     queue: Queue,
     /// Leaked, not dropped, when the kernel does not let go (see `Drop`).
     buffers: mem::ManuallyDrop<Buffers>,
     table: Table,
-    listeners: Slab<Listener>,
-    /// When paused listeners accept again.
-    accept_resumes: Option<Instant>,
+    listeners: Listeners,
     /// Connections whose receive found no free buffer in this pass.
     starved: Vec<ConnectionId>,
     /// What arrived while a multishot receive is being cancelled; see [`Receiving::Cancelled`].
@@ -93,58 +90,12 @@ pub struct Ring {
     doorbell: Arc<Doorbell>,
 }
 
-/// A listening socket; it stays until its accept has ended.
-#[derive(Debug)]
-struct Listener {
-    socket: TcpListener,
-    accepting: bool,
-    stopped: bool,
-}
-
 impl fmt::Debug for Ring {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ring")
             .field("in_flight", &self.queue.in_flight())
-            .field("stats", &self.queue.stats_now())
+            .field("stats", &self.queue.stats())
             .finish_non_exhaustive()
-    }
-}
-
-/// Says whether a [`Ring`] works here, by letting one receive a byte: every needed feature is used,
-/// whatever a kernel, a container or a system call filter makes of it.
-///
-/// # Errors
-/// What stands in the way, as from the kernel: `EPERM` or `ENOSYS` where io_uring is forbidden,
-/// `EINVAL` where a feature is missing (Linux before 6.1), `ENOMEM` where locked memory is short;
-/// `TimedOut` if nothing arrives within a second.
-pub fn probe() -> io::Result<()> {
-    let mut ring = Ring::new(&EngineConfig {
-        submission_entries: 4,
-        completion_entries: 8,
-        receive_buffers: 1,
-        receive_buffer_bytes: 64,
-    })?;
-    let (near, mut far) = UnixStream::pair()?;
-    let connection = ring.adopt(near.into())?;
-    ring.read(connection, ReadMode::Continuous);
-    far.write_all(b"?")?;
-    let deadline = Instant::now() + PROBE_PATIENCE;
-    loop {
-        let mut outcome = None;
-        let left = deadline.saturating_duration_since(Instant::now());
-        ring.poll(Some(left), &mut |event| match event {
-            Event::Received { .. } => outcome = Some(Ok(())),
-            Event::Disconnected { reason: Disconnect::Error(errno), .. } => {
-                outcome = Some(Err(io::Error::from_raw_os_error(errno)));
-            }
-            _ => {}
-        })?;
-        if let Some(outcome) = outcome {
-            return outcome;
-        }
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
     }
 }
 
@@ -160,9 +111,8 @@ impl Ring {
         let mut ring = Self {
             queue,
             buffers: mem::ManuallyDrop::new(buffers),
-            table: Table::default(),
-            listeners: Slab::new(),
-            accept_resumes: None,
+            table: Table::new(),
+            listeners: Listeners::default(),
             starved: Vec::new(),
             gathered: HashMap::new(),
             doorbell,
@@ -179,19 +129,6 @@ impl Ring {
             .user_data(Tag::anonymous(Operation::Doorbell).pack());
         // SAFETY: the entry points to no memory, and the doorbell's descriptor stays open as long
         // as the engine holds it: until after the last completion (`Drop`).
-        unsafe { self.queue.push(entry) };
-    }
-
-    fn accept(&mut self, index: usize) {
-        let listener = &mut self.listeners[index];
-        listener.accepting = true;
-        let tag = Tag { operation: Operation::Accept, index: index as u32, generation: 0 };
-        let entry = opcode::AcceptMulti::new(Fd(listener.socket.as_raw_fd()))
-            .flags(libc::SOCK_CLOEXEC)
-            .build()
-            .user_data(tag.pack());
-        // SAFETY: the entry points to no memory, and the listener stays open until the accept has
-        // ended.
         unsafe { self.queue.push(entry) };
     }
 
@@ -239,19 +176,15 @@ impl Ring {
         unsafe { self.queue.push(entry) };
     }
 
-    fn cancel(&mut self, target: Tag) {
-        let entry = opcode::AsyncCancel::new(target.pack()).build().user_data(Tag::anonymous(Operation::Cancel).pack());
-        // SAFETY: the entry points to no memory and names no descriptor.
-        unsafe { self.queue.push(entry) };
-    }
-
     fn handle_completion(&mut self, entry: &cqueue::Entry, sink: &mut dyn FnMut(Event<'_>)) {
         let tag = Tag::unpack(entry.user_data());
         let id = ConnectionId { index: tag.index, generation: tag.generation };
         match tag.operation {
             Operation::Receive => self.handle_received(id, entry, sink),
             Operation::Send => self.handle_sent(id, entry.result(), sink),
-            Operation::Accept => self.handle_accepted(tag.index as usize, entry, sink),
+            Operation::Accept => {
+                self.listeners.handle_accepted(tag.index as usize, entry, &mut self.queue, &mut self.table, sink);
+            }
             Operation::Doorbell => {
                 if !cqueue::more(entry.flags()) {
                     self.watch_doorbell();
@@ -298,7 +231,7 @@ impl Ring {
                 1.. => self.receive(id),
                 error => match -error {
                     libc::ENOBUFS => {
-                        self.queue.stats().buffer_shortages += 1;
+                        self.queue.count_shortage();
                         self.starved.push(id);
                     }
                     libc::EINTR => self.receive(id),
@@ -372,77 +305,15 @@ impl Ring {
         }
     }
 
-    fn handle_accepted(&mut self, index: usize, entry: &cqueue::Entry, sink: &mut dyn FnMut(Event<'_>)) {
-        let listener = &mut self.listeners[index];
-        let stopped = listener.stopped;
-        let ended = !cqueue::more(entry.flags());
-        listener.accepting = !ended;
-        let mut pause = false;
-        if let Some(socket) = accepted(entry) {
-            if !stopped {
-                match peer(socket) {
-                    Ok((socket, peer)) => {
-                        let connection = self.table.insert(socket);
-                        sink(Event::Accepted { connection, peer });
-                    }
-                    // It left before it was accepted: what accept(2) itself calls aborted.
-                    Err(_) => sink(Event::AcceptFailed { error: libc::ECONNABORTED }),
-                }
-            }
-        } else if !stopped {
-            let error = -entry.result();
-            pause = !matches!(error, libc::ECONNABORTED | libc::EINTR | libc::EPROTO | libc::ECANCELED);
-            sink(Event::AcceptFailed { error });
-        }
-        if ended && stopped {
-            self.listeners.remove(index);
-        } else if ended && pause {
-            self.accept_resumes = Some(Instant::now() + ACCEPT_PAUSE);
-        } else if ended {
-            self.accept(index);
-        }
-    }
-
-    /// Lets paused listeners accept again when their time has come; returns how long the caller
-    /// may wait before asking again.
-    fn resume_accepting(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        let Some(resumes) = self.accept_resumes else {
-            return timeout;
-        };
-        let pause = resumes.saturating_duration_since(Instant::now());
-        if !pause.is_zero() {
-            return Some(timeout.map_or(pause, |timeout| timeout.min(pause)));
-        }
-        self.accept_resumes = None;
-        let resting: Vec<usize> =
-            self.listeners.iter().filter(|(_, listener)| !listener.accepting).map(|(index, _)| index).collect();
-        for index in resting {
-            self.accept(index);
-        }
-        timeout
-    }
-
     /// Ends what the kernel does for this engine. Whether it has let go of all memory.
     fn wind_up(&mut self) -> bool {
-        for connection in self.table.iter_mut() {
-            shut_down(&connection.socket, Shutdown::Both);
-        }
-        let everything =
-            opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(Tag::anonymous(Operation::Cancel).pack());
-        // SAFETY: the entry points to no memory and names no descriptor.
-        unsafe { self.queue.push(everything) };
+        self.queue.cancel_all();
         let deadline = Instant::now() + DROP_PATIENCE;
         loop {
             while let Some(entry) = self.queue.next() {
-                let tag = Tag::unpack(entry.user_data());
-                match tag.operation {
-                    // Accepted unseen: closed when it goes out of scope.
-                    Operation::Accept => drop(accepted(&entry)),
-                    Operation::Send => {
-                        let id = ConnectionId { index: tag.index, generation: tag.generation };
-                        self.table.in_flight(id).sending = false;
-                    }
-                    Operation::Receive | Operation::Doorbell | Operation::Cancel => {}
+                if Tag::unpack(entry.user_data()).operation == Operation::Accept {
+                    // Nobody will see it.
+                    drop(listeners::accepted(&entry));
                 }
             }
             if self.queue.in_flight() == 0 {
@@ -463,27 +334,13 @@ impl Engine for Ring {
 
     /// The kernel reads the limit of descriptors when an accept is armed: raise it before.
     fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
-        // A blocking socket: the kernel then waits for connections instead of answering EAGAIN.
-        listener.set_nonblocking(false)?;
-        let index = self.listeners.insert(Listener { socket: listener, accepting: false, stopped: false });
-        self.accept(index);
-        Ok(())
+        self.listeners.start(listener, &mut self.queue)
     }
 
     /// Connections that the kernel accepted but that were not told yet are closed; the listeners
     /// themselves close at the latest in the next `poll`.
     fn stop_listening(&mut self) {
-        let mut accepting = Vec::new();
-        self.listeners.retain(|index, listener| {
-            listener.stopped = true;
-            if listener.accepting {
-                accepting.push(index);
-            }
-            listener.accepting
-        });
-        for index in accepting {
-            self.cancel(Tag { operation: Operation::Accept, index: index as u32, generation: 0 });
-        }
+        self.listeners.stop(&mut self.queue);
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> io::Result<ConnectionId> {
@@ -503,7 +360,7 @@ impl Engine for Ring {
             Receiving::No => self.receive(id),
             Receiving::Multi if mode == ReadMode::Once => {
                 connection.receiving = Receiving::Cancelled;
-                self.cancel(tag(Operation::Receive, id));
+                self.queue.cancel(tag(Operation::Receive, id));
             }
             Receiving::Single | Receiving::Multi | Receiving::Cancelled => {}
         }
@@ -558,7 +415,7 @@ impl Engine for Ring {
     }
 
     fn poll(&mut self, timeout: Option<Duration>, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
-        let timeout = self.resume_accepting(timeout);
+        let timeout = self.listeners.resume(timeout, &mut self.queue);
         if timeout != Some(Duration::ZERO) && !self.queue.has_completions() {
             self.queue.enter(Wait::One(timeout))?;
         } else if self.queue.has_work() {
@@ -584,12 +441,16 @@ impl Engine for Ring {
     }
 
     fn stats(&self) -> EngineStats {
-        self.queue.stats_now()
+        self.queue.stats()
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
+        let connections: Vec<Connection> = self.table.drain().collect();
+        for connection in &connections {
+            shut_down(&connection.socket, Shutdown::Both);
+        }
         if self.wind_up() {
             // SAFETY: no operation is in flight, so the kernel uses none of the buffers, and
             // nothing uses the field after this.
@@ -597,31 +458,14 @@ impl Drop for Ring {
             return;
         }
         // The kernel may still read and write: memory lost is better than memory corrupted.
-        for connection in self.table.iter_mut() {
-            if connection.sending {
-                mem::forget(mem::take(&mut connection.buffer));
-            }
+        for connection in connections {
+            mem::forget(connection.buffer);
         }
     }
 }
 
 fn tag(operation: Operation, id: ConnectionId) -> Tag {
     Tag { operation, index: id.index, generation: id.generation }
-}
-
-/// The socket that an accept has made, if it has.
-fn accepted(entry: &cqueue::Entry) -> Option<OwnedFd> {
-    let fd = entry.result();
-    // SAFETY: a successful accept returns a new descriptor, which nobody else owns; each
-    // completion is taken once.
-    (fd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// Asks a socket for its peer; multishot accepts do not tell.
-fn peer(socket: OwnedFd) -> io::Result<(OwnedFd, SocketAddr)> {
-    let socket = TcpStream::from(socket);
-    let peer = socket.peer_addr()?;
-    Ok((socket.into(), peer))
 }
 
 /// Shuts a socket down. It fails only where there is nothing left to shut down.
@@ -631,14 +475,9 @@ fn shut_down(socket: &OwnedFd, how: Shutdown) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ring, probe};
+    use super::Ring;
     use crate::EngineConfig;
     use std::io::ErrorKind;
-
-    #[test]
-    fn the_probe_finds_what_the_engine_needs() {
-        probe().unwrap();
-    }
 
     #[test]
     fn errors_of_making_are_the_kernels_own() {

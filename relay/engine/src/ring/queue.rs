@@ -11,10 +11,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use io_uring::types::{SubmitArgs, Timespec};
-use io_uring::{EnterFlags, IoUring, Submitter, cqueue, squeue};
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{EnterFlags, IoUring, Submitter, cqueue, opcode, squeue};
 
 use crate::EngineStats;
+
+use super::tag::{Operation, Tag};
 
 /// Longest single wait, far below where kernel time arithmetic could overflow.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -72,14 +74,14 @@ impl Queue {
         self.in_flight
     }
 
-    /// Counts; the owner adds its own.
-    pub(super) fn stats(&mut self) -> &mut EngineStats {
-        &mut self.stats
+    /// Counts since the ring was made.
+    pub(super) fn stats(&self) -> EngineStats {
+        self.stats
     }
 
-    /// A copy of the counts.
-    pub(super) fn stats_now(&self) -> EngineStats {
-        self.stats
+    /// Counts a receive that found no buffer.
+    pub(super) fn count_shortage(&mut self) {
+        self.stats.buffer_shortages += 1;
     }
 
     /// Queues an operation for the next [`Queue::enter`]; enters at once when there is no room.
@@ -99,6 +101,22 @@ impl Queue {
         // A failure shows again in the next `enter` of the owner, who can tell it.
         let _ = self.enter_once(Wait::SubmitOnly);
         self.refill();
+    }
+
+    /// Queues the cancellation of an operation. The operation itself completes, with or without
+    /// it, and tells how.
+    pub(super) fn cancel(&mut self, target: Tag) {
+        let entry = opcode::AsyncCancel::new(target.pack()).build().user_data(Tag::anonymous(Operation::Cancel).pack());
+        // SAFETY: the entry points to no memory and names no descriptor.
+        unsafe { self.push(entry) };
+    }
+
+    /// Queues the cancellation of everything in flight.
+    pub(super) fn cancel_all(&mut self) {
+        let entry =
+            opcode::AsyncCancel2::new(CancelBuilder::any()).build().user_data(Tag::anonymous(Operation::Cancel).pack());
+        // SAFETY: the entry points to no memory and names no descriptor.
+        unsafe { self.push(entry) };
     }
 
     /// Submits everything and waits as told. Returns early, without an error, when a signal or the

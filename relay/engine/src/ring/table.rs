@@ -1,12 +1,14 @@
-//! The connections of one engine, in slots that are used again.
+//! The connections of one engine and what is in flight on each.
 //!
 //! # Invariants
-//! - A slot is free, open or closing. Ids name open ones only; completions also closing ones.
-//! - A closing slot becomes free with the last completion of its operations, and its next use has
+//! - A slot is free, open or closing. The owner's ids name open ones only, completions also closing
+//!   ones.
+//! - A closing slot becomes free with the last completion of its operations; its next use has
 //!   another generation.
 
 use std::os::fd::OwnedFd;
 
+use crate::slots::Slots;
 use crate::{ConnectionId, ReadMode};
 
 use super::tag::INDEX_END;
@@ -76,35 +78,26 @@ impl Connection {
     }
 }
 
-#[derive(Debug)]
-struct Slot {
-    generation: u32,
-    connection: Option<Connection>,
-}
-
 /// All connections of one engine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Table {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    slots: Slots<Connection>,
 }
 
 impl Table {
+    /// Makes an empty table.
+    pub(super) fn new() -> Self {
+        Self { slots: Slots::new() }
+    }
+
     /// Takes a slot for a socket.
     ///
     /// # Panics
     /// If all of [`INDEX_END`] slots are taken: descriptors run out before.
     pub(super) fn insert(&mut self, socket: OwnedFd) -> ConnectionId {
-        let connection = Some(Connection::new(socket));
-        if let Some(index) = self.free.pop() {
-            let slot = &mut self.slots[index as usize];
-            slot.connection = connection;
-            return ConnectionId { index, generation: slot.generation };
-        }
-        let index = self.slots.len() as u32;
-        assert!(index < INDEX_END, "more than {INDEX_END} connections");
-        self.slots.push(Slot { generation: 0, connection });
-        ConnectionId { index, generation: 0 }
+        let id = self.slots.insert(Connection::new(socket));
+        assert!(id.index < INDEX_END, "more than {INDEX_END} connections");
+        id
     }
 
     /// The open connection that the owner names.
@@ -112,12 +105,9 @@ impl Table {
     /// # Panics
     /// If there is none.
     pub(super) fn open(&mut self, id: ConnectionId) -> &mut Connection {
-        self.slots
-            .get_mut(id.index as usize)
-            .filter(|slot| slot.generation == id.generation)
-            .and_then(|slot| slot.connection.as_mut())
-            .filter(|connection| connection.phase != Phase::Closing)
-            .unwrap_or_else(|| panic!("{id:?} is no open connection of this engine"))
+        let connection = self.slots.open(id);
+        assert!(connection.phase != Phase::Closing, "{id:?} is closed");
+        connection
     }
 
     /// The connection, open or closing, that an operation in flight names.
@@ -125,11 +115,7 @@ impl Table {
     /// # Panics
     /// If there is none: a slot is kept until its last completion.
     pub(super) fn in_flight(&mut self, id: ConnectionId) -> &mut Connection {
-        self.slots
-            .get_mut(id.index as usize)
-            .filter(|slot| slot.generation == id.generation)
-            .and_then(|slot| slot.connection.as_mut())
-            .unwrap_or_else(|| panic!("{id:?} was freed with an operation in flight"))
+        self.slots.open(id)
     }
 
     /// Frees the slot and hands out what was in it.
@@ -137,22 +123,20 @@ impl Table {
     /// # Panics
     /// If the slot is free or still has operations in flight.
     pub(super) fn remove(&mut self, id: ConnectionId) -> Connection {
-        assert!(!self.in_flight(id).in_flight());
-        let slot = &mut self.slots[id.index as usize];
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(id.index);
-        slot.connection.take().expect("looked up above")
+        // Before it leaves the slot: what the kernel uses must not be dropped.
+        assert!(!self.slots.open(id).in_flight(), "{id:?} has an operation in flight");
+        self.slots.remove(id)
     }
 
-    /// Every connection, open or closing.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Connection> {
-        self.slots.iter_mut().filter_map(|slot| slot.connection.as_mut())
+    /// Takes every connection out, open or closing.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Connection> {
+        self.slots.drain()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Receiving, Slot, Table};
+    use super::{Connection, Phase, Receiving, Table};
     use std::fs::File;
     use std::os::fd::OwnedFd;
 
@@ -161,34 +145,24 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_takes_at_most_one_cache_line() {
-        assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
+    fn a_connection_and_its_generation_fit_a_cache_line() {
+        assert!(size_of::<(u32, Option<Connection>)>() <= 64);
     }
 
     #[test]
-    fn a_slot_used_again_has_another_generation() {
-        let mut table = Table::default();
-        let first = table.insert(socket());
-        table.remove(first);
-        let second = table.insert(socket());
-        assert_eq!(first.index, second.index);
-        assert_ne!(first.generation, second.generation);
+    #[should_panic(expected = "c0.0 is closed")]
+    fn a_closing_connection_is_refused() {
+        let mut table = Table::new();
+        let id = table.insert(socket());
+        table.open(id).phase = Phase::Closing;
+        assert_eq!(table.in_flight(id).phase, Phase::Closing);
+        table.open(id);
     }
 
     #[test]
-    #[should_panic(expected = "c0.0 is no open connection")]
-    fn an_old_id_is_refused() {
-        let mut table = Table::default();
-        let first = table.insert(socket());
-        table.remove(first);
-        table.insert(socket());
-        table.open(first);
-    }
-
-    #[test]
-    #[should_panic]
+    #[should_panic(expected = "c0.0 has an operation in flight")]
     fn a_slot_with_an_operation_in_flight_is_kept() {
-        let mut table = Table::default();
+        let mut table = Table::new();
         let id = table.insert(socket());
         table.open(id).receiving = Receiving::Single;
         table.remove(id);

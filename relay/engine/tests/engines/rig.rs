@@ -32,11 +32,16 @@ pub(crate) fn alone() -> RwLockWriteGuard<'static, ()> {
 /// whether the test minds other tests in the process.
 macro_rules! for_every_engine {
     ($guard:ident: $($test:ident),+ $(,)?) => {
-        mod ring {
+        for_every_engine! { @engine ring, Ring, $guard: $($test),+ }
+        for_every_engine! { @engine epoll, Epoll, $guard: $($test),+ }
+        for_every_engine! { @engine tokio_uring, TokioUring, $guard: $($test),+ }
+    };
+    (@engine $module:ident, $kind:ident, $guard:ident: $($test:ident),+) => {
+        mod $module {
             $(#[test]
             fn $test() {
                 let _guard = crate::rig::$guard();
-                super::$test(relay_engine::EngineKind::Ring);
+                super::$test(relay_engine::EngineKind::$kind);
             })+
         }
     };
@@ -46,7 +51,8 @@ pub(crate) use for_every_engine;
 fn make(kind: EngineKind, config: &EngineConfig) -> Box<dyn Engine> {
     match kind {
         EngineKind::Ring => Box::new(relay_engine::ring::Ring::new(config).unwrap()),
-        EngineKind::TokioUring | EngineKind::Epoll => unreachable!(),
+        EngineKind::TokioUring => Box::new(relay_engine::tokio_uring::TokioUring::new(config).unwrap()),
+        EngineKind::Epoll => Box::new(relay_engine::epoll::Epoll::new(config).unwrap()),
     }
 }
 
