@@ -34,7 +34,6 @@ use std::time::Duration;
 pub mod doorbell;
 pub mod epoll;
 pub mod ring;
-mod slots;
 pub mod socket;
 pub mod tokio_uring;
 
