@@ -1,0 +1,512 @@
+//! The engine over epoll, for kernels and containers that forbid io_uring.
+//!
+//! Each socket is registered once, edge-triggered and for everything; what the kernel last told
+//! about it is kept here. So asking for bytes, or not asking, costs no system call, and neither
+//! does a write that the kernel takes at once: a message in and its answer out cost one `recv` and
+//! one `send`, and a share of one `epoll_wait`.
+//!
+//! One [`Engine::poll`] is one pass:
+//! 1. try each queued write once;
+//! 2. wait (not at all when work is left over), and note what became ready;
+//! 3. try the writes for which there is room again, report those that ended;
+//! 4. accept at most [`ACCEPTS_PER_PASS`] connections per listener;
+//! 5. read each readable connection that is to be read once, into one buffer shared by all.
+//!
+//! # Invariants
+//! - An edge comes once. A connection is taken for readable (writable) from its edge until a call
+//!   said that there is no more (no more room); one that is ready and has work is in the work
+//!   list, exactly once.
+//! - No connection is read or written more than once a pass, however much it sends.
+//! - Ids in work lists may be stale: they are looked up with their generation.
+//! - Sockets are non-blocking while they are here; [`Engine::release`] sets them back.
+//!
+//! Absent on purpose: `EPOLLONESHOT` and `EPOLL_CTL_MOD`, gathering several buffers into one
+//! write (a connection has one in flight), and `EPOLLEXCLUSIVE` (listeners are not shared).
+
+use std::io;
+use std::mem;
+use std::net::{Shutdown, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::Socket;
+
+use crate::slots::Slots;
+use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
+
+use selector::{Readiness, Selector};
+
+mod selector;
+
+/// Connections accepted from one listener before others have their turn.
+const ACCEPTS_PER_PASS: usize = 64;
+
+/// How long accepting rests when there are no more descriptors or there is no memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The index in tokens that name no connection: [`Slots`] never gives it out. The listener's
+/// number, or [`DOORBELL`], stands in the place of the generation.
+const NO_CONNECTION: u32 = u32::MAX;
+
+/// See [`NO_CONNECTION`].
+const DOORBELL: u32 = u32::MAX;
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Both directions may work.
+    Open,
+    /// End of file was told; writing may still work.
+    Ended,
+    /// Failed, which was told if it was open before. Nothing is tried any more.
+    Broken,
+}
+
+/// One connection. The size matters: tens of thousands are idle.
+#[derive(Debug)]
+struct Connection {
+    socket: Socket,
+    /// Being written; empty when no write is in flight.
+    buffer: Vec<u8>,
+    /// Bytes of `buffer` that the kernel has taken.
+    written: usize,
+    phase: Phase,
+    /// How far the owner wants to read.
+    wanted: Option<ReadMode>,
+    readable: bool,
+    writable: bool,
+    /// An end of file or an error follows the bytes, so that a short read is not the last one.
+    ending: bool,
+    /// Close the sending side when the write in flight is done.
+    shutdown_follows: bool,
+    /// Is in `Epoll::reads`.
+    read_queued: bool,
+    /// Is in `Epoll::writes`.
+    write_queued: bool,
+}
+
+impl Connection {
+    fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            buffer: Vec::new(),
+            written: 0,
+            phase: Phase::Open,
+            wanted: None,
+            readable: false,
+            // A new connection has room. One that still connects says `EAGAIN` once.
+            writable: true,
+            ending: false,
+            shutdown_follows: false,
+            read_queued: false,
+            write_queued: false,
+        }
+    }
+
+    /// Whether part of the buffer is still to be sent.
+    fn has_unsent(&self) -> bool {
+        self.written < self.buffer.len()
+    }
+
+    fn queue_read(&mut self, id: ConnectionId, reads: &mut Vec<ConnectionId>) {
+        if self.readable && self.wanted.is_some() && !self.read_queued {
+            self.read_queued = true;
+            reads.push(id);
+        }
+    }
+
+    fn queue_write(&mut self, id: ConnectionId, writes: &mut Vec<ConnectionId>) {
+        if self.writable && self.has_unsent() && !self.write_queued {
+            self.write_queued = true;
+            writes.push(id);
+        }
+    }
+
+    /// Closes the sending side. It fails on a connection that is gone, which is told elsewhere.
+    fn shutdown_write(&self) {
+        let _ = self.socket.shutdown(Shutdown::Write);
+    }
+
+    /// Notes a failure and returns whether it is to be told.
+    fn break_off(&mut self) -> bool {
+        let told = self.phase != Phase::Open;
+        self.phase = Phase::Broken;
+        self.wanted = None;
+        self.buffer = Vec::new();
+        self.written = 0;
+        !told
+    }
+}
+
+#[derive(Debug)]
+struct Listener {
+    socket: Socket,
+    /// Connections may wait to be accepted.
+    ready: bool,
+}
+
+/// A write that came to its end and is to be told.
+#[derive(Debug)]
+enum Ended {
+    Written(ConnectionId),
+    Failed(ConnectionId, i32),
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Epoll {
+    selector: Selector,
+    doorbell: Arc<Doorbell>,
+    connections: Slots<Connection>,
+    listeners: Vec<Listener>,
+    /// No accepting before this time.
+    accept_paused_until: Option<Instant>,
+    /// Connections that are readable and to be read.
+    reads: Vec<ConnectionId>,
+    /// Connections that are writable and have something to write.
+    writes: Vec<ConnectionId>,
+    /// Writes that ended and have not been told yet.
+    ended: Vec<Ended>,
+    /// Every read goes here: the sink is done with it when it returns.
+    receive_buffer: Vec<u8>,
+    stats: EngineStats,
+}
+
+impl Epoll {
+    /// Makes an engine with one receive buffer of `receive_buffer_bytes`; the rest of the
+    /// configuration is for rings.
+    ///
+    /// # Errors
+    /// The operating system's, when there are no more descriptors.
+    pub fn new(config: &EngineConfig) -> io::Result<Self> {
+        let selector = Selector::new()?;
+        let doorbell = Doorbell::new()?;
+        // Watched by edge, every ring is told without reading it out.
+        selector.add(doorbell.fd(), token(ConnectionId { index: NO_CONNECTION, generation: DOORBELL }))?;
+        Ok(Self {
+            selector,
+            doorbell: Arc::new(doorbell),
+            connections: Slots::new(),
+            listeners: Vec::new(),
+            accept_paused_until: None,
+            reads: Vec::new(),
+            writes: Vec::new(),
+            ended: Vec::new(),
+            receive_buffer: vec![0; config.receive_buffer_bytes as usize],
+            stats: EngineStats::default(),
+        })
+    }
+
+    /// Tries each queued write once.
+    fn write_queued(&mut self) {
+        for id in self.writes.drain(..) {
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            connection.write_queued = false;
+            if connection.phase == Phase::Broken || !connection.has_unsent() {
+                continue;
+            }
+            self.stats.submissions += 1;
+            match connection.socket.send_with_flags(&connection.buffer[connection.written..], libc::MSG_NOSIGNAL) {
+                Ok(count) => {
+                    connection.written += count;
+                    if connection.has_unsent() {
+                        connection.writable = false;
+                        continue;
+                    }
+                    if mem::take(&mut connection.shutdown_follows) {
+                        connection.shutdown_write();
+                    }
+                    self.ended.push(Ended::Written(id));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.writable = false,
+                Err(error) => {
+                    if connection.break_off() {
+                        self.ended.push(Ended::Failed(id, errno(&error)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// How long to sleep: not at all with work at hand, not past the end of an accept pause.
+    fn sleep_limit(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        if !self.ended.is_empty() || !self.reads.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        if !self.listeners.iter().any(|listener| listener.ready) {
+            return timeout;
+        }
+        let pause =
+            self.accept_paused_until.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
+        Some(timeout.map_or(pause, |timeout| timeout.min(pause)))
+    }
+
+    /// Waits, notes what became ready and queues the work that this allows.
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        self.stats.enters += 1;
+        let count = self.selector.wait(timeout)?;
+        self.stats.completions += count as u64;
+        for index in 0..count {
+            let ready = self.selector.ready(index);
+            let id = from_token(ready.token);
+            if id.index == NO_CONNECTION {
+                if let Some(listener) = self.listeners.get_mut(id.generation as usize) {
+                    listener.ready = true;
+                }
+            } else {
+                self.connection_ready(id, ready);
+            }
+        }
+        Ok(())
+    }
+
+    fn connection_ready(&mut self, id: ConnectionId, ready: Readiness) {
+        // Its socket may be open still, in another process or under another descriptor.
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.readable |= ready.readable;
+        connection.writable |= ready.writable;
+        connection.ending |= ready.ending;
+        connection.queue_read(id, &mut self.reads);
+        connection.queue_write(id, &mut self.writes);
+    }
+
+    fn tell_ended(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
+        for ended in self.ended.drain(..) {
+            match ended {
+                Ended::Written(id) => {
+                    let Some(connection) = self.connections.get_mut(id) else { continue };
+                    connection.written = 0;
+                    let buffer = mem::take(&mut connection.buffer);
+                    sink(Event::Written { connection: id, buffer });
+                }
+                Ended::Failed(id, error) => {
+                    if self.connections.get_mut(id).is_some() {
+                        sink(Event::Disconnected { connection: id, reason: Disconnect::Error(error) });
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
+        for number in 0..self.listeners.len() {
+            if !self.listeners[number].ready {
+                continue;
+            }
+            if let Some(end) = self.accept_paused_until {
+                if Instant::now() < end {
+                    return;
+                }
+                self.accept_paused_until = None;
+            }
+            if let Err(error) = self.accept_from(number, sink) {
+                self.accept_paused_until = Some(Instant::now() + ACCEPT_PAUSE);
+                sink(Event::AcceptFailed { error: errno(&error) });
+            }
+        }
+    }
+
+    /// Accepts what waits at one listener, up to the bound. Failures of single connections are
+    /// told; an error is one that the next try would meet again.
+    fn accept_from(&mut self, number: usize, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
+        for _ in 0..ACCEPTS_PER_PASS {
+            self.stats.submissions += 1;
+            let accepted = self.listeners[number].socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+            match accepted {
+                Ok((socket, peer)) => {
+                    let connection = self.register(socket)?;
+                    let peer = peer.as_socket().expect("a TCP listener accepts from internet addresses");
+                    sink(Event::Accepted { connection, peer });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.listeners[number].ready = false;
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if concerns_one_connection(&error) => sink(Event::AcceptFailed { error: errno(&error) }),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a non-blocking socket into the table and has it watched.
+    fn register(&mut self, socket: Socket) -> io::Result<ConnectionId> {
+        let id = self.connections.insert(Connection::new(socket));
+        let socket = &self.connections.open(id).socket;
+        match self.selector.add(socket.as_fd(), token(id)) {
+            Ok(()) => Ok(id),
+            Err(error) => {
+                self.connections.remove(id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Reads each readable connection that is to be read, once.
+    fn receive(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
+        // What is left over goes behind those of this pass, which are taken out in the end.
+        let pass = self.reads.len();
+        for position in 0..pass {
+            let id = self.reads[position];
+            let Some(connection) = self.connections.get_mut(id) else { continue };
+            connection.read_queued = false;
+            let Some(mode) = connection.wanted else { continue };
+            self.stats.submissions += 1;
+            match io::Read::read(&mut &connection.socket, &mut self.receive_buffer) {
+                Ok(0) => {
+                    connection.phase = Phase::Ended;
+                    connection.wanted = None;
+                    sink(Event::Disconnected { connection: id, reason: Disconnect::Eof });
+                }
+                Ok(count) => {
+                    if mode == ReadMode::Once {
+                        connection.wanted = None;
+                    }
+                    // A short read has emptied the socket, which epoll(7) vouches for; an end that
+                    // comes later is an edge of its own.
+                    connection.readable = count == self.receive_buffer.len() || connection.ending;
+                    connection.queue_read(id, &mut self.reads);
+                    sink(Event::Received { connection: id, bytes: &mut self.receive_buffer[..count] });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => connection.readable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => connection.queue_read(id, &mut self.reads),
+                Err(error) => {
+                    if connection.break_off() {
+                        let reason = Disconnect::Error(errno(&error));
+                        sink(Event::Disconnected { connection: id, reason });
+                    }
+                }
+            }
+        }
+        self.reads.drain(..pass);
+    }
+}
+
+impl Engine for Epoll {
+    fn kind(&self) -> EngineKind {
+        EngineKind::Epoll
+    }
+
+    fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
+        listener.set_nonblocking(true)?;
+        let number = self.listeners.len() as u32;
+        self.selector.add(listener.as_fd(), token(ConnectionId { index: NO_CONNECTION, generation: number }))?;
+        self.listeners.push(Listener { socket: listener.into(), ready: false });
+        Ok(())
+    }
+
+    fn stop_listening(&mut self) {
+        for listener in self.listeners.drain(..) {
+            // The owner may keep a duplicate, which would go on to be watched under this number.
+            self.selector.remove(listener.socket.as_fd());
+        }
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<ConnectionId> {
+        let socket = Socket::from(socket);
+        socket.set_nonblocking(true)?;
+        self.register(socket)
+    }
+
+    fn read(&mut self, connection: ConnectionId, mode: ReadMode) {
+        let id = connection;
+        let connection = self.connections.open(id);
+        if connection.phase == Phase::Open {
+            connection.wanted = Some(mode);
+            connection.queue_read(id, &mut self.reads);
+        }
+    }
+
+    fn write(&mut self, connection: ConnectionId, buffer: Vec<u8>) {
+        let id = connection;
+        let connection = self.connections.open(id);
+        assert!(!buffer.is_empty(), "write of nothing on {id:?}");
+        assert!(connection.buffer.is_empty(), "a write is in flight on {id:?}");
+        if connection.phase != Phase::Broken {
+            connection.buffer = buffer;
+            connection.queue_write(id, &mut self.writes);
+        }
+    }
+
+    fn shutdown_write(&mut self, connection: ConnectionId) {
+        let connection = self.connections.open(connection);
+        if connection.has_unsent() {
+            connection.shutdown_follows = true;
+        } else {
+            connection.shutdown_write();
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        // Closing the only descriptor of a socket ends its watch; no other was made here.
+        drop(self.connections.remove(connection));
+    }
+
+    fn release(&mut self, connection: ConnectionId) -> OwnedFd {
+        let id = connection;
+        let connection = self.connections.remove(id);
+        assert!(connection.wanted.is_none(), "a read is in flight on {id:?}");
+        assert!(connection.buffer.is_empty(), "a write is in flight on {id:?}");
+        self.selector.remove(connection.socket.as_fd());
+        connection.socket.set_nonblocking(false).expect("flags of an open socket can be set");
+        connection.socket.into()
+    }
+
+    fn doorbell(&self) -> Arc<Doorbell> {
+        Arc::clone(&self.doorbell)
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.write_queued();
+        Ok(())
+    }
+
+    fn poll(&mut self, timeout: Option<Duration>, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
+        self.write_queued();
+        let limit = self.sleep_limit(timeout);
+        self.wait(limit)?;
+        self.write_queued();
+        self.tell_ended(sink);
+        self.accept(sink);
+        self.receive(sink);
+        Ok(())
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.stats
+    }
+}
+
+/// Packs an id for the kernel to carry.
+fn token(id: ConnectionId) -> u64 {
+    u64::from(id.generation) << 32 | u64::from(id.index)
+}
+
+/// Unpacks what [`token`] packed.
+fn from_token(token: u64) -> ConnectionId {
+    ConnectionId { index: token as u32, generation: (token >> 32) as u32 }
+}
+
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().expect("system calls fail with an errno")
+}
+
+/// Whether accept failed with an error of the connection that it took off the queue, so that the
+/// next try may succeed: the list of accept(2).
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        errno(error),
+        libc::ECONNABORTED
+            | libc::EPERM
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+    )
+}
