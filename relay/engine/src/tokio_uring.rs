@@ -1,0 +1,627 @@
+//! The engine over `tokio-uring`: an async runtime on io_uring, driven from outside. Linux 5.19 or
+//! later.
+//!
+//! The runtime runs only inside calls of the engine. A call such as [`Engine::write`] notes what is
+//! to be started; [`Engine::poll`] enters the runtime, spawns one task for each operation, and
+//! sleeps in it until one of them has put its outcome into the queue; it leaves the runtime before
+//! the outcomes are told.
+//!
+//! | operation | as a task | ends |
+//! |---|---|---|
+//! | accept | [`ACCEPTS_IN_FLIGHT`] a listener, spawned again one by one | after one connection |
+//! | read | one, spawned again by the engine when the owner wants more | after one read |
+//! | write | one | when everything was written |
+//! | doorbell | one | never |
+//!
+//! # What this engine costs
+//! - A connection that is being read holds a buffer of [`READ_BYTES`] while it waits (`tokio-uring`
+//!   knows no provided buffers), and a task of some hundred bytes. A longer burst takes several
+//!   reads.
+//! - Each operation allocates its task. Nothing is multishot.
+//! - The runtime sleeps in epoll, which watches the ring: one more system call a pass.
+//! - Time limits are rounded up to milliseconds.
+//!
+//! # Invariants
+//! - Every operation started puts exactly one outcome into the queue, and has let go of its socket
+//!   and its buffer by then. So a connection without outstanding outcomes has nothing in flight,
+//!   and its socket closes, or leaves, at once.
+//! - No operation is cancelled, and no future is dropped before its end: a dropped read would
+//!   swallow the next bytes, a dropped accept would leak a descriptor. What is in flight is ended
+//!   by shutting its socket down.
+//! - The ring runs with `COOP_TASKRUN`, without which it is half as fast, and without
+//!   `DEFER_TASKRUN`, with which it hangs: the driver waits for the ring in epoll, where deferred
+//!   work is never run.
+//!
+//! Absent on purpose: pools of registered buffers, and opcodes that `tokio-uring` does not offer:
+//! this engine shows what the library does as it is.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::mem::{self, ManuallyDrop};
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio_uring::net;
+
+use crate::slots::Slots;
+use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
+
+/// Bytes of one read at most: each connection that waits for bytes holds a buffer of this size.
+/// 10,000 of them: 20 MiB.
+const READ_BYTES: u32 = 2 * 1024;
+
+/// Accepts in flight on each listener, so that a burst of connections takes a share of the passes.
+const ACCEPTS_IN_FLIGHT: usize = 16;
+
+/// How long accepting rests when there are no more descriptors or there is no memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long dropping the engine waits for operations whose sockets were shut down.
+const DROP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The outcome of one operation.
+enum Outcome {
+    Accepted { listener: usize, result: io::Result<(net::TcpStream, SocketAddr)> },
+    Read { connection: ConnectionId, result: io::Result<usize>, buffer: Vec<u8> },
+    Written { connection: ConnectionId, result: io::Result<()>, buffer: Vec<u8> },
+}
+
+/// What tasks and engine share.
+#[derive(Default)]
+struct Shared {
+    outcomes: RefCell<VecDeque<Outcome>>,
+    rung: Cell<bool>,
+    waiter: Cell<Option<Waker>>,
+}
+
+impl Shared {
+    fn push(&self, outcome: Outcome) {
+        self.outcomes.borrow_mut().push_back(outcome);
+        self.wake();
+    }
+
+    fn ring(&self) {
+        self.rung.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+
+    /// Waits until the condition holds, which is looked at after each push and each ring.
+    async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
+        poll_fn(|context| {
+            if condition(self) {
+                return Poll::Ready(());
+            }
+            self.waiter.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// What the next pass is to start.
+enum Start {
+    Read(ConnectionId),
+    Write(ConnectionId, Vec<u8>),
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Both directions may work.
+    Open,
+    /// End of file was told; writing may still work.
+    Ended,
+    /// Failed, which was told if it was open before. Nothing is started any more.
+    Broken,
+}
+
+struct Connection {
+    /// Shared with the tasks of operations in flight.
+    stream: Rc<net::TcpStream>,
+    phase: Phase,
+    /// How far the owner wants to read.
+    wanted: Option<ReadMode>,
+    /// A read is in flight or to be started.
+    reading: bool,
+    /// A write is in flight or to be started.
+    writing: bool,
+    /// Close the sending side when the write in flight is done.
+    shutdown_follows: bool,
+}
+
+impl Connection {
+    fn new(stream: net::TcpStream) -> Self {
+        Self {
+            stream: Rc::new(stream),
+            phase: Phase::Open,
+            wanted: None,
+            reading: false,
+            writing: false,
+            shutdown_follows: false,
+        }
+    }
+
+    /// Shuts the socket down. It fails only where there is nothing left to shut down.
+    fn shutdown(&self, how: Shutdown) {
+        let _ = self.stream.shutdown(how);
+    }
+
+    /// Ends what is in flight; the socket closes with the last of it.
+    fn close(self) {
+        if self.reading || self.writing {
+            self.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+struct Listener {
+    /// Shared with the tasks that accept.
+    socket: Rc<net::TcpListener>,
+    accepts_in_flight: usize,
+}
+
+/// See the [module](self). No other runtime may be entered on the thread while it is polled.
+pub struct TokioUring {
+    /// Leaked, not dropped, when the kernel does not let go of buffers (see `Drop`).
+    runtime: ManuallyDrop<tokio_uring::Runtime>,
+    shared: Rc<Shared>,
+    doorbell: Arc<Doorbell>,
+    connections: Slots<Connection>,
+    listeners: Vec<Listener>,
+    /// No accepting before this time.
+    accept_paused_until: Option<Instant>,
+    starts: Vec<Start>,
+    /// Operations started whose outcomes have not been taken out of the queue.
+    in_flight: usize,
+    /// Read buffers that are in no operation.
+    buffers: Vec<Vec<u8>>,
+    buffer_bytes: usize,
+    buffers_kept_max: usize,
+    stats: EngineStats,
+}
+
+impl fmt::Debug for TokioUring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokioUring")
+            .field("in_flight", &self.in_flight)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TokioUring {
+    /// Makes an engine for the calling thread. Reads take at most `receive_buffer_bytes`, and not
+    /// more than 2 KiB; at most `receive_buffers` idle buffers are kept.
+    ///
+    /// # Errors
+    /// The operating system's: `EPERM` or `ENOSYS` where io_uring is forbidden, `EINVAL` before
+    /// Linux 5.19 or for sizes out of range, `ENOMEM` where locked memory is short.
+    pub fn new(config: &EngineConfig) -> io::Result<Self> {
+        let mut ring = tokio_uring::uring_builder();
+        ring.setup_coop_taskrun().setup_cqsize(config.completion_entries);
+        let runtime =
+            tokio_uring::Runtime::new(tokio_uring::builder().entries(config.submission_entries).uring_builder(&ring))?;
+        let doorbell = Arc::new(Doorbell::new()?);
+        let shared = Rc::new(Shared::default());
+        runtime.block_on(async {
+            // SAFETY: the eventfd stays open, and the same, as long as the doorbell exists, which
+            // the `AsyncFd` keeps alive.
+            let watched = unsafe { AsyncFd::register_with_interest(Arc::clone(&doorbell), Interest::READABLE) }?;
+            tokio_uring::spawn(watch_doorbell(watched, Rc::clone(&shared)));
+            io::Result::Ok(())
+        })?;
+        Ok(Self {
+            runtime: ManuallyDrop::new(runtime),
+            shared,
+            doorbell,
+            connections: Slots::new(),
+            listeners: Vec::new(),
+            accept_paused_until: None,
+            starts: Vec::new(),
+            in_flight: 0,
+            buffers: Vec::new(),
+            buffer_bytes: config.receive_buffer_bytes.min(READ_BYTES) as usize,
+            buffers_kept_max: usize::from(config.receive_buffers),
+            stats: EngineStats::default(),
+        })
+    }
+
+    /// Enters the runtime: starts what is queued, then waits for an outcome, the doorbell or the
+    /// limit.
+    fn run(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        let Self { runtime, shared, connections, listeners, starts, buffers, .. } = self;
+        let mut started = 0;
+        let accepting = self.accept_paused_until.is_none();
+        let result = runtime.block_on(async {
+            for start in starts.drain(..) {
+                started += usize::from(spawn_start(start, shared, connections, buffers, self.buffer_bytes));
+            }
+            if accepting {
+                for (number, listener) in listeners.iter_mut().enumerate() {
+                    while listener.accepts_in_flight < ACCEPTS_IN_FLIGHT {
+                        listener.accepts_in_flight += 1;
+                        started += 1;
+                        tokio_uring::spawn(accept(Rc::clone(&listener.socket), number, Rc::clone(shared)));
+                    }
+                }
+            }
+            // The runtime hands entries to the kernel only when it has nothing else to do, and a
+            // pass that finds outcomes waiting leaves before. The completion of an operation that
+            // does nothing shows that everything was handed over, and that the completions at hand
+            // were taken.
+            if started > 0 || limit == Some(Duration::ZERO) {
+                tokio_uring::no_op().await?;
+            }
+            let news = shared.wait_until(|shared| shared.rung.take() || !shared.outcomes.borrow().is_empty());
+            match limit {
+                None => news.await,
+                Some(Duration::ZERO) => {}
+                // Nothing is lost if the limit comes first: only the looking ends.
+                Some(limit) => drop(tokio::time::timeout(limit, news).await),
+            }
+            Ok(())
+        });
+        self.in_flight += started;
+        self.stats.enters += 1;
+        self.stats.submissions += started as u64;
+        result
+    }
+
+    /// Ends an accept pause that is over, and cuts a limit that one falls into.
+    fn resume_accepting(&mut self, limit: Option<Duration>) -> Option<Duration> {
+        let Some(end) = self.accept_paused_until else { return limit };
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            self.accept_paused_until = None;
+            return limit;
+        }
+        Some(limit.map_or(left, |limit| limit.min(left)))
+    }
+
+    fn take_outcome(&mut self) -> Option<Outcome> {
+        let outcome = self.shared.outcomes.borrow_mut().pop_front()?;
+        self.in_flight -= 1;
+        self.stats.completions += 1;
+        Some(outcome)
+    }
+
+    fn handle_accepted(
+        &mut self,
+        listener: usize,
+        result: io::Result<(net::TcpStream, SocketAddr)>,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
+        self.listeners[listener].accepts_in_flight -= 1;
+        match result {
+            Ok((stream, peer)) => {
+                let connection = self.connections.insert(Connection::new(stream));
+                sink(Event::Accepted { connection, peer });
+            }
+            Err(error) => {
+                let pauses = !concerns_one_connection(&error);
+                // Others that were in flight fail of the same cause.
+                if pauses && self.accept_paused_until.is_some() {
+                    return;
+                }
+                if pauses {
+                    self.accept_paused_until = Some(Instant::now() + ACCEPT_PAUSE);
+                }
+                sink(Event::AcceptFailed { error: errno(&error) });
+            }
+        }
+    }
+
+    fn handle_read(
+        &mut self,
+        id: ConnectionId,
+        result: io::Result<usize>,
+        mut buffer: Vec<u8>,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
+        if let Some(connection) = self.connections.get_mut(id) {
+            connection.reading = false;
+            match result {
+                _ if connection.phase != Phase::Open => {}
+                Ok(0) => disconnect(id, connection, Disconnect::Eof, sink),
+                Ok(count) => {
+                    if connection.wanted == Some(ReadMode::Continuous) {
+                        connection.reading = true;
+                        self.starts.push(Start::Read(id));
+                    } else {
+                        connection.wanted = None;
+                    }
+                    sink(Event::Received { connection: id, bytes: &mut buffer[..count] });
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                    connection.reading = true;
+                    self.starts.push(Start::Read(id));
+                }
+                Err(error) => disconnect(id, connection, Disconnect::Error(errno(&error)), sink),
+            }
+        }
+        if self.buffers.len() < self.buffers_kept_max {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
+    }
+
+    fn handle_written(
+        &mut self,
+        id: ConnectionId,
+        result: io::Result<()>,
+        buffer: Vec<u8>,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.writing = false;
+        match (connection.phase, result) {
+            (Phase::Broken, _) => {}
+            (Phase::Open | Phase::Ended, Ok(())) => {
+                if connection.shutdown_follows {
+                    connection.shutdown(Shutdown::Write);
+                }
+                sink(Event::Written { connection: id, buffer });
+            }
+            (Phase::Ended, Err(_)) => connection.phase = Phase::Broken,
+            (Phase::Open, Err(error)) => disconnect(id, connection, Disconnect::Error(errno(&error)), sink),
+        }
+    }
+}
+
+impl Engine for TokioUring {
+    fn kind(&self) -> EngineKind {
+        EngineKind::TokioUring
+    }
+
+    fn listen(&mut self, listener: TcpListener) -> io::Result<()> {
+        // A blocking socket: the kernel then waits for connections instead of answering EAGAIN.
+        listener.set_nonblocking(false)?;
+        let socket = Rc::new(net::TcpListener::from_std(listener));
+        self.listeners.push(Listener { socket, accepts_in_flight: 0 });
+        Ok(())
+    }
+
+    /// Shuts the listening sockets down, which holds for duplicates of their descriptors too, and
+    /// enters the runtime until they are closed. Connections accepted but not told are closed.
+    fn stop_listening(&mut self) {
+        for listener in &self.listeners {
+            // SAFETY: the listener is borrowed, and keeps its descriptor open, for longer.
+            let socket = unsafe { BorrowedFd::borrow_raw(listener.socket.as_raw_fd()) };
+            // It fails only on a socket that does not listen, where accepting fails too.
+            let _ = SockRef::from(&socket).shutdown(Shutdown::Read);
+        }
+        let Self { runtime, shared, listeners, .. } = self;
+        let unused = |_: &Shared| listeners.iter().all(|listener| Rc::strong_count(&listener.socket) == 1);
+        runtime.block_on(shared.wait_until(unused));
+        listeners.clear();
+        let mut outcomes = shared.outcomes.borrow_mut();
+        let before = outcomes.len();
+        outcomes.retain(|outcome| !matches!(outcome, Outcome::Accepted { .. }));
+        self.in_flight -= before - outcomes.len();
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<ConnectionId> {
+        let socket = std::net::TcpStream::from(socket);
+        // As for the listener; the engine it comes from may have wanted it otherwise.
+        socket.set_nonblocking(false)?;
+        Ok(self.connections.insert(Connection::new(net::TcpStream::from_std(socket))))
+    }
+
+    fn read(&mut self, connection: ConnectionId, mode: ReadMode) {
+        let id = connection;
+        let connection = self.connections.open(id);
+        if connection.phase != Phase::Open {
+            return;
+        }
+        connection.wanted = Some(mode);
+        if !connection.reading {
+            connection.reading = true;
+            self.starts.push(Start::Read(id));
+        }
+    }
+
+    fn write(&mut self, connection: ConnectionId, buffer: Vec<u8>) {
+        let id = connection;
+        let connection = self.connections.open(id);
+        assert!(!connection.writing, "a write is in flight on {id:?}");
+        assert!(!buffer.is_empty(), "write of nothing on {id:?}");
+        if connection.phase != Phase::Broken {
+            connection.writing = true;
+            self.starts.push(Start::Write(id, buffer));
+        }
+    }
+
+    fn shutdown_write(&mut self, connection: ConnectionId) {
+        let connection = self.connections.open(connection);
+        if connection.writing {
+            connection.shutdown_follows = true;
+        } else {
+            connection.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        self.connections.remove(connection).close();
+    }
+
+    fn release(&mut self, connection: ConnectionId) -> OwnedFd {
+        let id = connection;
+        let connection = self.connections.remove(id);
+        assert!(!connection.reading, "a read is in flight on {id:?}");
+        assert!(!connection.writing, "a write is in flight on {id:?}");
+        into_fd(connection.stream)
+    }
+
+    fn doorbell(&self) -> Arc<Doorbell> {
+        Arc::clone(&self.doorbell)
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.run(Some(Duration::ZERO))
+    }
+
+    fn poll(&mut self, timeout: Option<Duration>, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
+        let limit = self.resume_accepting(timeout);
+        self.run(limit)?;
+        while let Some(outcome) = self.take_outcome() {
+            match outcome {
+                Outcome::Accepted { listener, result } => self.handle_accepted(listener, result, sink),
+                Outcome::Read { connection, result, buffer } => self.handle_read(connection, result, buffer, sink),
+                Outcome::Written { connection, result, buffer } => {
+                    self.handle_written(connection, result, buffer, sink);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stats(&self) -> EngineStats {
+        self.stats
+    }
+}
+
+impl Drop for TokioUring {
+    /// Ends what is in flight first: the runtime, dropped with operations in flight, frees their
+    /// buffers before the kernel is done with them.
+    fn drop(&mut self) {
+        self.stop_listening();
+        self.starts.clear();
+        for connection in self.connections.drain() {
+            connection.close();
+        }
+        let deadline = Instant::now() + DROP_PATIENCE;
+        loop {
+            while self.take_outcome().is_some() {}
+            if self.in_flight == 0 {
+                break;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.run(Some(left)).is_err() {
+                // Memory lost is better than memory corrupted.
+                return;
+            }
+        }
+        // SAFETY: nothing uses the field after this.
+        unsafe { ManuallyDrop::drop(&mut self.runtime) };
+    }
+}
+
+/// Spawns an operation, unless its connection is gone or broken. Whether it did.
+fn spawn_start(
+    start: Start,
+    shared: &Rc<Shared>,
+    connections: &mut Slots<Connection>,
+    buffers: &mut Vec<Vec<u8>>,
+    buffer_bytes: usize,
+) -> bool {
+    let id = match start {
+        Start::Read(id) | Start::Write(id, _) => id,
+    };
+    let Some(connection) = connections.get_mut(id) else { return false };
+    if connection.phase == Phase::Broken {
+        connection.writing &= !matches!(start, Start::Write(..));
+        connection.reading &= !matches!(start, Start::Read(..));
+        return false;
+    }
+    let (stream, shared) = (Rc::clone(&connection.stream), Rc::clone(shared));
+    match start {
+        Start::Read(_) => {
+            let buffer = buffers.pop().unwrap_or_else(|| Vec::with_capacity(buffer_bytes));
+            drop(tokio_uring::spawn(read(stream, id, buffer, shared)));
+        }
+        Start::Write(_, buffer) => drop(tokio_uring::spawn(write(stream, id, buffer, shared))),
+    }
+    true
+}
+
+async fn accept(socket: Rc<net::TcpListener>, listener: usize, shared: Rc<Shared>) {
+    let result = socket.accept().await;
+    drop(socket);
+    shared.push(Outcome::Accepted { listener, result });
+}
+
+async fn read(stream: Rc<net::TcpStream>, connection: ConnectionId, buffer: Vec<u8>, shared: Rc<Shared>) {
+    let (result, buffer) = stream.read(buffer).await;
+    drop(stream);
+    shared.push(Outcome::Read { connection, result, buffer });
+}
+
+async fn write(stream: Rc<net::TcpStream>, connection: ConnectionId, buffer: Vec<u8>, shared: Rc<Shared>) {
+    let (result, buffer) = stream.write_all(buffer).await;
+    drop(stream);
+    shared.push(Outcome::Written { connection, result, buffer });
+}
+
+/// Passes rings on. The eventfd is not read out: the runtime watches it by edge, and each ring is
+/// one.
+async fn watch_doorbell(doorbell: AsyncFd<Arc<Doorbell>>, shared: Rc<Shared>) {
+    // Fails when the runtime is being dropped.
+    while let Ok(mut readable) = doorbell.readable().await {
+        readable.clear_ready();
+        shared.ring();
+    }
+}
+
+/// Tells that an open connection has ended.
+fn disconnect(id: ConnectionId, connection: &mut Connection, reason: Disconnect, sink: &mut dyn FnMut(Event<'_>)) {
+    connection.wanted = None;
+    connection.phase = match reason {
+        Disconnect::Eof => Phase::Ended,
+        Disconnect::Error(_) => Phase::Broken,
+    };
+    sink(Event::Disconnected { connection: id, reason });
+}
+
+/// Takes the descriptor out of a stream that no operation uses.
+fn into_fd(stream: Rc<net::TcpStream>) -> OwnedFd {
+    debug_assert_eq!(Rc::strong_count(&stream), 1);
+    // SAFETY: the stream keeps its descriptor open, and is borrowed for longer.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    // A stream does not let go of its descriptor, so it closes one and another one is handed out.
+    socket.try_clone_to_owned().unwrap_or_else(|_| {
+        // No more descriptors: the stream's own it is, and the stream's few bytes are lost.
+        let fd = stream.as_raw_fd();
+        mem::forget(stream);
+        // SAFETY: the descriptor is open and the stream, its owner, has been forgotten.
+        unsafe { OwnedFd::from_raw_fd(fd) }
+    })
+}
+
+/// The error's number. `tokio-uring` makes one error without: when a write takes nothing.
+fn errno(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(libc::EPIPE)
+}
+
+/// Whether accept failed with an error of the connection that it took off the queue, so that the
+/// next try may succeed: the list of accept(2).
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(
+        errno(error),
+        libc::ECONNABORTED
+            | libc::EPERM
+            | libc::EPROTO
+            | libc::ENETDOWN
+            | libc::ENOPROTOOPT
+            | libc::EHOSTDOWN
+            | libc::ENONET
+            | libc::EHOSTUNREACH
+            | libc::EOPNOTSUPP
+            | libc::ENETUNREACH
+    )
+}
