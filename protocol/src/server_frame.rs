@@ -208,7 +208,7 @@ impl ServerFrameDecoder {
 type Value<'tape, 'a> = simd_json::tape::Value<'tape, 'a>;
 
 fn read<'a>(frame: Value<'_, 'a>) -> Result<ServerFrame<'a>, BadServerFrame> {
-    let kind = frame.get("type").and_then(|kind| kind.into_string()).ok_or(BadServerFrame::NotAFrame)?;
+    let kind = frame.get("type").and_then(ValueIntoString::into_string).ok_or(BadServerFrame::NotAFrame)?;
     Ok(match kind {
         "message" => ServerFrame::Message(Pushed { seq: number(frame, "seq")?, message: message(frame)? }),
         "ack" => ServerFrame::Ack(Ack {
@@ -311,7 +311,7 @@ fn optional<'tape, 'a, T>(
 }
 
 fn text<'a>(frame: Value<'_, 'a>, name: &'static str) -> Result<&'a str, BadServerFrame> {
-    frame.get(name).and_then(|value| value.into_string()).ok_or(BadServerFrame::Field(name))
+    frame.get(name).and_then(ValueIntoString::into_string).ok_or(BadServerFrame::Field(name))
 }
 
 fn number(frame: Value<'_, '_>, name: &'static str) -> Result<u64, BadServerFrame> {

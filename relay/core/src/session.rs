@@ -149,7 +149,7 @@ impl Core {
         arrival.unread = bytes.to_vec();
         let to = self.config.home(&arrival.public_key);
         if to == self.config.shard {
-            self.activate(&mut connection, arrival, frames, effects);
+            self.activate(&mut connection, *arrival, frames, effects);
             Some(connection)
         } else {
             connection.state = State::Moving(Moving { to, arrival });
@@ -202,11 +202,11 @@ impl Core {
     pub(crate) fn activate(
         &mut self,
         connection: &mut Connection,
-        arrival: Box<Arrival>,
+        arrival: Arrival,
         frames: &mut FrameDecoder,
         effects: &mut Effects,
     ) {
-        let Arrival { public_key: key, verifying_key, device_id, lobby, decoder, mut unread, .. } = *arrival;
+        let Arrival { public_key: key, verifying_key, device_id, lobby, decoder, mut unread, .. } = arrival;
         let id = connection.link.id;
         let user = self.router.find_or_make(key);
         if let Some(old) = self.device_named(user, &device_id) {

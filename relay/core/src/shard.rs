@@ -106,7 +106,7 @@ impl Shard {
             Event::Received { connection, bytes } => core.received(connection, bytes, frames, effects),
             Event::Written { connection, buffer } => core.written(connection, buffer, effects),
             Event::Disconnected { connection, gone } => core.disconnected(connection, gone, effects),
-            Event::FromShard { from, envelope } => core.from_shard(from, envelope, effects),
+            Event::FromShard { from, envelope } => core.envelope(from, envelope, effects),
             Event::Congestion { to, full } => core.congested[usize::from(to.0)] = full,
             Event::Drain => core.drain(effects),
         }
@@ -180,7 +180,7 @@ impl Core {
         if self.is_draining {
             self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
         } else {
-            self.activate(&mut connection, arrival, frames, effects);
+            self.activate(&mut connection, *arrival, frames, effects);
         }
         self.put_back(connection);
     }
@@ -273,7 +273,7 @@ impl Core {
         }
     }
 
-    fn from_shard(&mut self, from: ShardId, envelope: Envelope, effects: &mut Effects) {
+    fn envelope(&mut self, from: ShardId, envelope: Envelope, effects: &mut Effects) {
         match envelope {
             Envelope::Deliver { ticket, recipient, frame } => {
                 let outcome = self.deliver(&recipient, &frame);
