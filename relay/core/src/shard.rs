@@ -9,7 +9,7 @@ use protocol::{encode, websocket};
 use crate::config::{Config, nanos};
 use crate::connection::{Closing, Connection, Link, Moving, State, Upgrading};
 use crate::effect::{Effect, Effects, ReadMode};
-use crate::envelope::Envelope;
+use crate::envelope::{Arrival, Envelope};
 use crate::event::{ConnectionId, Event, Gone, Nanos, Now, ShardId};
 use crate::lobby::Lobby;
 use crate::messages::Messages;
@@ -102,7 +102,7 @@ impl Shard {
         core.now = now;
         match event {
             Event::Accepted { connection, peer, nonce } => core.accepted(connection, peer, nonce, effects),
-            Event::Arrived { connection, arrival } => core.arrived(connection, arrival, frames, effects),
+            Event::Arrived { connection, arrival } => core.arrived(connection, *arrival, frames, effects),
             Event::Received { connection, bytes } => core.received(connection, bytes, frames, effects),
             Event::Written { connection, buffer } => core.written(connection, buffer, effects),
             Event::Disconnected { connection, gone } => core.disconnected(connection, gone, effects),
@@ -164,13 +164,7 @@ impl Core {
         effects.push(Effect::Read { connection: id, mode: ReadMode::Once });
     }
 
-    fn arrived(
-        &mut self,
-        id: ConnectionId,
-        arrival: Box<crate::envelope::Arrival>,
-        frames: &mut FrameDecoder,
-        effects: &mut Effects,
-    ) {
+    fn arrived(&mut self, id: ConnectionId, arrival: Arrival, frames: &mut FrameDecoder, effects: &mut Effects) {
         let mut connection = Box::new(Connection {
             link: self.link(id, arrival.peer),
             // Replaced at once; a connection is in one of its states at every moment.
@@ -180,7 +174,7 @@ impl Core {
         if self.is_draining {
             self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
         } else {
-            self.activate(&mut connection, *arrival, frames, effects);
+            self.activate(&mut connection, arrival, frames, effects);
         }
         self.put_back(connection);
     }
