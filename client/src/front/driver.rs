@@ -1,0 +1,295 @@
+//! The task behind a client: carries out the session's effects, serves commands, hands out events.
+
+use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use protocol::PublicKey;
+use protocol::frame::Target;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::connection::{Connection, Progress};
+use super::{Acked, SendError};
+use crate::endpoint::Endpoint;
+use crate::event::Event;
+use crate::history::{Entry, Peer};
+use crate::session::{ComposeError, Effect, Session};
+
+/// RFC 6455, 7.4.1: the purpose is fulfilled.
+const CLOSE_NORMAL: u16 = 1000;
+
+/// What handles ask for.
+#[derive(Debug)]
+pub(super) enum Command {
+    Send { to: PublicKey, text: String, reply: oneshot::Sender<Result<Acked, SendError>> },
+    Submit { to: PublicKey, text: String, reply: oneshot::Sender<Result<String, ComposeError>> },
+    Lobby { reply: oneshot::Sender<Vec<PublicKey>> },
+    History { peer: Peer, reply: oneshot::Sender<Vec<Entry>> },
+    Close,
+}
+
+/// How a connection ended.
+struct End {
+    code: Option<u16>,
+    details: String,
+}
+
+/// Events on their way to the user.
+struct Outlet {
+    queue: mpsc::Sender<Event>,
+    /// What the queue has no room for yet. Reading stops until it is empty.
+    backlog: VecDeque<Event>,
+    is_open: bool,
+}
+
+impl Outlet {
+    fn push(&mut self, event: Event) {
+        if self.is_open {
+            self.backlog.push_back(event);
+        }
+    }
+
+    /// Hands out one event, or notices that nobody takes them any more. Cancel-safe.
+    async fn turn(&mut self) {
+        if self.backlog.is_empty() {
+            self.queue.closed().await;
+            self.is_open = false;
+        } else if let Ok(permit) = self.queue.reserve().await {
+            if let Some(event) = self.backlog.pop_front() {
+                permit.send(event);
+            }
+        } else {
+            self.is_open = false;
+            self.backlog.clear();
+        }
+    }
+}
+
+/// Commands on their way in.
+struct Inlet {
+    queue: mpsc::Receiver<Command>,
+    is_open: bool,
+}
+
+pub(super) struct Driver {
+    session: Session,
+    endpoint: Endpoint,
+    reconnect: bool,
+    connect_timeout: Duration,
+    inlet: Inlet,
+    outlet: Outlet,
+    /// Senders that wait for an answer, by message id.
+    waiting: HashMap<String, oneshot::Sender<Result<Acked, SendError>>>,
+    effects: Vec<Effect>,
+    /// Set by [`Command::Close`].
+    is_closing: bool,
+}
+
+impl Driver {
+    pub(super) fn new(
+        session: Session,
+        endpoint: Endpoint,
+        reconnect: bool,
+        connect_timeout: Duration,
+        commands: mpsc::Receiver<Command>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self {
+            session,
+            endpoint,
+            reconnect,
+            connect_timeout,
+            inlet: Inlet { queue: commands, is_open: true },
+            outlet: Outlet { queue: events, backlog: VecDeque::new(), is_open: true },
+            waiting: HashMap::new(),
+            effects: Vec::new(),
+            is_closing: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let end = self.connect_and_serve().await;
+            let (random, now) = (random(), Instant::now());
+            let delay = self.session.disconnected(end.code, &end.details, random, now, &mut self.effects);
+            let delay = delay.filter(|_| self.reconnect && !self.is_stopping());
+            self.tell_end(delay.is_some());
+            match delay {
+                Some(delay) if self.meanwhile(sleep(delay)).await.is_some() => {}
+                // Told to close while waiting: `closed` with another attempt announced was no last word.
+                Some(_) => {
+                    let details = "this client closed".to_owned();
+                    self.outlet.push(Event::Closed { code: None, details, retry: false });
+                    break;
+                }
+                None => break,
+            }
+        }
+        while self.outlet.is_open && !self.outlet.backlog.is_empty() {
+            self.outlet.turn().await;
+        }
+    }
+
+    /// Whether nobody wants the client any more.
+    fn is_stopping(&self) -> bool {
+        self.is_closing || (!self.inlet.is_open && !self.outlet.is_open)
+    }
+
+    async fn connect_and_serve(&mut self) -> End {
+        let endpoint = self.endpoint.clone();
+        let seconds = self.connect_timeout.as_secs_f32();
+        let opened = match self.meanwhile(timeout(self.connect_timeout, Connection::open(&endpoint))).await {
+            Some(Ok(opened)) => opened,
+            Some(Err(_)) => Err(format!("cannot connect to {} within {seconds} s", endpoint.url())),
+            None => return closed_here(),
+        };
+        match opened {
+            Ok(connection) => {
+                self.session.connected(Instant::now());
+                self.serve(connection).await
+            }
+            Err(details) => End { code: None, details },
+        }
+    }
+
+    /// Drives one connection to its end.
+    async fn serve(&mut self, mut connection: Connection) -> End {
+        loop {
+            if self.is_stopping() {
+                connection.close(CLOSE_NORMAL).await;
+                return closed_here();
+            }
+            let reads = self.outlet.backlog.is_empty();
+            if !reads {
+                // Silence means nothing while nobody listens.
+                self.session.heard(Instant::now());
+            }
+            let deadline = self.session.poll_timeout(Instant::now());
+            tokio::select! {
+                progress = connection.next(reads) => match progress {
+                    Progress::Text(text) => self.session.handle_text(&text, Instant::now(), &mut self.effects),
+                    Progress::Heard => self.session.heard(Instant::now()),
+                    Progress::Flushed => {}
+                    Progress::Ended(code, details) => return End { code, details },
+                },
+                command = self.inlet.queue.recv(), if self.inlet.is_open && !connection.is_backed_up() => {
+                    self.command(command);
+                }
+                () = self.outlet.turn(), if self.outlet.is_open => {}
+                () = until(deadline) => self.session.handle_timeout(Instant::now(), &mut self.effects),
+            }
+            let mut effects = std::mem::take(&mut self.effects);
+            for effect in effects.drain(..) {
+                match effect {
+                    Effect::Send(frame) => connection.queue(frame),
+                    Effect::Event(event) => self.tell(event),
+                    Effect::Close { code, details } => {
+                        connection.close(code).await;
+                        return End { code: None, details };
+                    }
+                }
+            }
+            self.effects = effects;
+        }
+    }
+
+    /// Waits for something else while serving commands and handing out events; `None` if told to
+    /// stop first.
+    async fn meanwhile<F: Future>(&mut self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        while !self.is_stopping() {
+            tokio::select! {
+                output = &mut future => return Some(output),
+                command = self.inlet.queue.recv(), if self.inlet.is_open => self.command(command),
+                () = self.outlet.turn(), if self.outlet.is_open => {}
+            }
+        }
+        None
+    }
+
+    fn command(&mut self, command: Option<Command>) {
+        let Some(command) = command else {
+            self.inlet.is_open = false;
+            return;
+        };
+        // Whoever asked may have gone; then nobody misses the answer.
+        match command {
+            Command::Send { to, text, reply } => match self.compose(to, &text) {
+                Ok(id) => {
+                    self.waiting.insert(id, reply);
+                }
+                Err(error) => drop(reply.send(Err(error.into()))),
+            },
+            Command::Submit { to, text, reply } => drop(reply.send(self.compose(to, &text))),
+            Command::Lobby { reply } => drop(reply.send(self.session.lobby().users().iter().copied().collect())),
+            Command::History { peer, reply } => drop(reply.send(self.session.history().with(&peer).cloned().collect())),
+            Command::Close => self.is_closing = true,
+        }
+    }
+
+    fn compose(&mut self, to: PublicKey, text: &str) -> Result<String, ComposeError> {
+        let composed = self.session.compose(Target::User(to), text, Instant::now())?;
+        self.effects.push(Effect::Send(composed.frame));
+        Ok(composed.id)
+    }
+
+    /// Answers whoever waits for this event, and hands it out.
+    fn tell(&mut self, event: Event) {
+        match &event {
+            Event::Ack { client_message_id, recipient_online, .. } => {
+                let acked = Acked { client_message_id: client_message_id.clone(), recipient_online: *recipient_online };
+                self.answer(client_message_id, Ok(acked));
+            }
+            Event::Error { reason, details, client_message_id: Some(id), retry_after_ms, .. } => {
+                let refused = SendError::Refused {
+                    reason: reason.clone(),
+                    details: details.clone(),
+                    retry_after_ms: *retry_after_ms,
+                };
+                self.answer(id, Err(refused));
+            }
+            Event::Failed { client_message_id } => self.answer(client_message_id, Err(SendError::Lost)),
+            _ => {}
+        }
+        self.outlet.push(event);
+    }
+
+    fn answer(&mut self, id: &str, result: Result<Acked, SendError>) {
+        if let Some(reply) = self.waiting.remove(id) {
+            drop(reply.send(result));
+        }
+    }
+
+    /// Tells the events of an ended connection; another attempt only if there is to be one.
+    fn tell_end(&mut self, retries: bool) {
+        for effect in std::mem::take(&mut self.effects) {
+            match effect {
+                Effect::Event(Event::Closed { code, details, .. }) => {
+                    self.tell(Event::Closed { code, details, retry: retries });
+                }
+                Effect::Event(Event::Reconnecting { .. }) if !retries => {}
+                Effect::Event(event) => self.tell(event),
+                // For a connection that is gone.
+                Effect::Send(_) | Effect::Close { .. } => {}
+            }
+        }
+    }
+}
+
+fn closed_here() -> End {
+    End { code: None, details: "this client closed".to_owned() }
+}
+
+/// Waits for a moment; forever without one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Uniform over all values, for the jitter; not secret.
+fn random() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX / 2)
+}
