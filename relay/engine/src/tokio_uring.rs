@@ -143,6 +143,8 @@ struct Connection {
     writing: bool,
     /// Close the sending side when the write in flight is done.
     shutdown_follows: bool,
+    /// Reading came to its end together with the write in flight, whose outcome says why.
+    end_follows: bool,
 }
 
 impl Connection {
@@ -154,6 +156,7 @@ impl Connection {
             reading: false,
             writing: false,
             shutdown_follows: false,
+            end_follows: false,
         }
     }
 
@@ -338,6 +341,9 @@ impl TokioUring {
             connection.reading = false;
             match result {
                 _ if connection.phase != Phase::Open => {}
+                // The kernel tells an error once. The write may have met it, and the outcome of a
+                // failed write comes late.
+                Ok(0) if connection.writing && hung_up(&connection.stream) => connection.end_follows = true,
                 Ok(0) => disconnect(id, connection, Disconnect::Eof, sink),
                 Ok(count) => {
                     if connection.wanted == Some(ReadMode::Continuous) {
@@ -377,6 +383,9 @@ impl TokioUring {
                     connection.shutdown(Shutdown::Write);
                 }
                 sink(Event::Written { connection: id, buffer });
+                if connection.end_follows && connection.phase == Phase::Open {
+                    disconnect(id, connection, Disconnect::Eof, sink);
+                }
             }
             (Phase::Ended, Err(_)) => connection.phase = Phase::Broken,
             (Phase::Open, Err(error)) => disconnect(id, connection, Disconnect::Error(errno(&error)), sink),
@@ -586,6 +595,14 @@ fn disconnect(id: ConnectionId, connection: &mut Connection, reason: Disconnect,
         Disconnect::Error(_) => Phase::Broken,
     };
     sink(Event::Disconnected { connection: id, reason });
+}
+
+/// Whether neither direction works any more: a write in flight is over.
+fn hung_up(stream: &net::TcpStream) -> bool {
+    let mut watched = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: the one entry lives through the call.
+    let ready = unsafe { libc::poll(&raw mut watched, 1, 0) };
+    ready == 1 && watched.revents & libc::POLLHUP != 0
 }
 
 /// Takes the descriptor out of a stream that no operation uses.
