@@ -252,11 +252,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// The operating system's: the engine can no longer be used.
-    fn poll(
-        &mut self,
-        timeout: Option<Duration>,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) -> io::Result<()>;
+    fn poll(&mut self, timeout: Option<Duration>, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()>;
 
     /// Counts since the engine was made.
     fn stats(&self) -> EngineStats;

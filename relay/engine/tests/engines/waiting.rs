@@ -21,9 +21,8 @@ for_every_engine! { among_others:
 fn a_timeout_ends_a_poll(kind: EngineKind) {
     let mut rig = Rig::new(kind);
     let timeout = Duration::from_millis(30);
-    // It may return early, but must have waited when it says that nothing happened: the second
-    // poll finds nothing left over from the making of the engine.
     rig.poll(Duration::ZERO);
+    // A poll may return early, but not time and again.
     let start = Instant::now();
     while start.elapsed() < timeout {
         rig.poll(timeout.saturating_sub(start.elapsed()));
