@@ -35,9 +35,9 @@
 //!   kernel has stopped receiving is told in one [`Event::Received`] (copied together): the promise
 //!   of `Once` holds.
 //!
-//! Absent on purpose: registered files (they save an atomic or two a request and cost a table that
-//! outlives hand-over), zero-copy sends (they pay from some 10 KiB on), `SQPOLL` (a second thread
-//! to a core).
+//! Absent on purpose: registered files (a hand-over would have to take them out of the ring's
+//! table), zero-copy sends (frames are small, and each would complete twice), `SQPOLL` (a second
+//! busy thread for every shard).
 
 use std::collections::HashMap;
 use std::io;
@@ -103,7 +103,7 @@ impl Ring {
     /// Makes an engine for the calling thread.
     ///
     /// # Errors
-    /// The kernel's, unchanged (see [`probe`]); `InvalidInput` or `EINVAL` for sizes out of range.
+    /// The kernel's, unchanged (see [`probe()`]); `InvalidInput` or `EINVAL` for sizes out of range.
     pub fn new(config: &EngineConfig) -> io::Result<Self> {
         let doorbell = Arc::new(Doorbell::new()?);
         let queue = Queue::new(config.submission_entries, config.completion_entries)?;
