@@ -94,7 +94,7 @@ impl History {
     }
 
     /// The messages with `peer`, oldest first.
-    pub fn with(&self, peer: &Peer) -> impl DoubleEndedIterator<Item = &Entry> {
+    pub fn with<'a>(&'a self, peer: &Peer) -> impl DoubleEndedIterator<Item = &'a Entry> + use<'a> {
         self.conversations.get(peer).into_iter().flat_map(|conversation| &conversation.entries)
     }
 

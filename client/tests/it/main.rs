@@ -1,0 +1,8 @@
+//! Tests of the client from outside: the session fed with texts, the front and the command against
+//! a small scripted relay.
+
+mod command;
+mod fake_relay;
+mod frames;
+mod front;
+mod session;
