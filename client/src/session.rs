@@ -85,7 +85,7 @@ impl Session {
         matches!(self.state.phase, Phase::Open(_))
     }
 
-    /// Who is online. Empty with [`LobbyMode::None`].
+    /// Who is online. Empty with [`LobbyMode::None`](protocol::frame::LobbyMode::None).
     #[must_use]
     pub fn lobby(&self) -> &Lobby {
         &self.state.lobby
