@@ -86,8 +86,8 @@ struct InTransit {
     connection: ConnectionId,
     id: Id,
     key: IdKey,
-    /// The connection that sent it again meanwhile.
-    again: Option<ConnectionId>,
+    /// The connections that sent it again meanwhile, once for each time.
+    again: Vec<ConnectionId>,
 }
 
 #[derive(Debug)]
@@ -238,7 +238,7 @@ impl Core {
             IdState::Accepted => self.ack(link, id, true),
             IdState::InTransit(ticket) => {
                 if let Some(entry) = self.messages.get_mut(ticket) {
-                    entry.again = Some(link.id);
+                    entry.again.push(link.id);
                 }
             }
             IdState::Verifying => {}
@@ -310,7 +310,7 @@ impl Core {
             self.ids.forget(job.key);
             return self.answer_refused(job, Refusal::OVERLOADED);
         }
-        let entry = InTransit { connection: job.connection, id: job.id, key: job.key, again: None };
+        let entry = InTransit { connection: job.connection, id: job.id, key: job.key, again: Vec::new() };
         let ticket = self.messages.enter(entry);
         self.ids.set(job.key, IdState::InTransit(ticket));
         let mut copy = self.post.pool.take();
@@ -350,7 +350,7 @@ impl Core {
     pub(crate) fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
         let Some(entry) = self.messages.leave(ticket) else { return };
         self.answer(entry.connection, entry.id, entry.key, outcome);
-        if let Some(again) = entry.again {
+        for again in entry.again {
             self.with_link(again, |core, link| match refusal_of(outcome) {
                 None => core.ack(link, entry.id, true),
                 Some(refusal) => core.refuse(link, refusal, About { id: Some(entry.id.as_str()), ..About::default() }),
