@@ -28,10 +28,11 @@ use std::mem;
 use std::net::{Shutdown, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::Socket;
 
+use crate::accept_pause::AcceptPause;
 use crate::slots::Slots;
 use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
 
@@ -41,9 +42,6 @@ mod selector;
 
 /// Connections accepted from one listener before others have their turn.
 const ACCEPTS_PER_PASS: usize = 64;
-
-/// How long accepting rests when there are no more descriptors or there is no memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The index in tokens that name no connection: [`Slots`] never gives it out. The listener's
 /// number, or [`DOORBELL`], stands in the place of the generation.
@@ -160,8 +158,7 @@ pub struct Epoll {
     doorbell: Arc<Doorbell>,
     connections: Slots<Connection>,
     listeners: Vec<Listener>,
-    /// No accepting before this time.
-    accept_paused_until: Option<Instant>,
+    accept_pause: AcceptPause,
     /// Connections that are readable and to be read.
     reads: Vec<ConnectionId>,
     /// Connections that are writable and have something to write.
@@ -189,7 +186,7 @@ impl Epoll {
             doorbell: Arc::new(doorbell),
             connections: Slots::new(),
             listeners: Vec::new(),
-            accept_paused_until: None,
+            accept_pause: AcceptPause::default(),
             reads: Vec::new(),
             writes: Vec::new(),
             ended: Vec::new(),
@@ -237,9 +234,7 @@ impl Epoll {
         if !self.listeners.iter().any(|listener| listener.ready) {
             return timeout;
         }
-        let pause =
-            self.accept_paused_until.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
-        Some(timeout.map_or(pause, |timeout| timeout.min(pause)))
+        if self.accept_pause.in_force() { self.accept_pause.cut(timeout) } else { Some(Duration::ZERO) }
     }
 
     /// Waits, notes what became ready and queues the work that this allows.
@@ -291,44 +286,35 @@ impl Epoll {
 
     fn accept(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
         for number in 0..self.listeners.len() {
-            if !self.listeners[number].ready {
-                continue;
-            }
-            if let Some(end) = self.accept_paused_until {
-                if Instant::now() < end {
-                    return;
+            for _ in 0..ACCEPTS_PER_PASS {
+                if !self.listeners[number].ready || self.accept_pause.in_force() {
+                    break;
                 }
-                self.accept_paused_until = None;
-            }
-            if let Err(error) = self.accept_from(number, sink) {
-                self.accept_paused_until = Some(Instant::now() + ACCEPT_PAUSE);
-                sink(Event::AcceptFailed { error: errno(&error) });
+                self.accept_one(number, sink);
             }
         }
     }
 
-    /// Accepts what waits at one listener, up to the bound. Failures of single connections are
-    /// told; an error is one that the next try would meet again.
-    fn accept_from(&mut self, number: usize, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
-        for _ in 0..ACCEPTS_PER_PASS {
-            self.stats.submissions += 1;
-            let accepted = self.listeners[number].socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
-            match accepted {
-                Ok((socket, peer)) => {
-                    let connection = self.register(socket)?;
-                    let peer = peer.as_socket().expect("a TCP listener accepts from internet addresses");
-                    sink(Event::Accepted { connection, peer });
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.listeners[number].ready = false;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if concerns_one_connection(&error) => sink(Event::AcceptFailed { error: errno(&error) }),
-                Err(error) => return Err(error),
+    fn accept_one(&mut self, number: usize, sink: &mut dyn FnMut(Event<'_>)) {
+        self.stats.submissions += 1;
+        let listener = &mut self.listeners[number];
+        let accepted = listener.socket.accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+        match accepted.and_then(|(socket, peer)| Ok((self.register(socket)?, peer))) {
+            Ok((connection, peer)) => {
+                let peer = peer.as_socket().expect("a TCP listener accepts from internet addresses");
+                sink(Event::Accepted { connection, peer });
             }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock => self.listeners[number].ready = false,
+                io::ErrorKind::Interrupted => {}
+                _ => {
+                    let error = errno(&error);
+                    if self.accept_pause.accept_failed(error) {
+                        sink(Event::AcceptFailed { error });
+                    }
+                }
+            },
         }
-        Ok(())
     }
 
     /// Takes a non-blocking socket into the table and has it watched.
@@ -493,20 +479,83 @@ fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().expect("system calls fail with an errno")
 }
 
-/// Whether accept failed with an error of the connection that it took off the queue, so that the
-/// next try may succeed: the list of accept(2).
-fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        errno(error),
-        libc::ECONNABORTED
-            | libc::EPERM
-            | libc::EPROTO
-            | libc::ENETDOWN
-            | libc::ENOPROTOOPT
-            | libc::EHOSTDOWN
-            | libc::ENONET
-            | libc::EHOSTUNREACH
-            | libc::EOPNOTSUPP
-            | libc::ENETUNREACH
-    )
+#[cfg(test)]
+mod tests {
+    use super::{ACCEPTS_PER_PASS, Connection, Epoll};
+    use crate::slots::Slots;
+    use crate::{ConnectionId, Engine, EngineConfig, Event, ReadMode};
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
+
+    fn engine(receive_buffer_bytes: u32) -> Epoll {
+        Epoll::new(&EngineConfig { receive_buffer_bytes, ..EngineConfig::default() }).unwrap()
+    }
+
+    fn adopted(engine: &mut Epoll) -> (UnixStream, ConnectionId) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        (theirs, engine.adopt(ours.into()).unwrap())
+    }
+
+    #[test]
+    fn a_connection_takes_at_most_one_cache_line() {
+        let slot = Slots::<Connection>::SLOT_BYTES;
+        assert!(slot <= 64, "{slot}");
+    }
+
+    #[test]
+    fn a_pass_reads_each_connection_once() {
+        let mut engine = engine(4);
+        let mut peers = [adopted(&mut engine), adopted(&mut engine)];
+        for (theirs, id) in &mut peers {
+            theirs.write_all(b"one two thr").unwrap();
+            engine.read(*id, ReadMode::Continuous);
+        }
+        for expected in ["one ", "two ", "thr"] {
+            let mut told = Vec::new();
+            engine
+                .poll(PATIENCE, &mut |event| match event {
+                    Event::Received { connection, bytes } => told.push((connection, bytes.to_vec())),
+                    other => panic!("{other:?}"),
+                })
+                .unwrap();
+            told.sort();
+            assert_eq!(told, peers.each_ref().map(|(_, id)| (*id, expected.as_bytes().to_vec())));
+        }
+    }
+
+    #[test]
+    fn a_pass_accepts_a_bounded_number() {
+        let mut engine = engine(64);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let _clients: Vec<_> = (0..ACCEPTS_PER_PASS + 6).map(|_| TcpStream::connect(address).unwrap()).collect();
+        engine.listen(listener).unwrap();
+        for expected in [ACCEPTS_PER_PASS, 6] {
+            let mut accepted = 0;
+            engine.poll(PATIENCE, &mut |_| accepted += 1).unwrap();
+            assert_eq!(accepted, expected);
+        }
+    }
+
+    #[test]
+    fn a_full_socket_is_tried_again_only_when_it_has_room() {
+        let mut engine = engine(64);
+        let (mut theirs, id) = adopted(&mut engine);
+        let poll = |engine: &mut Epoll| {
+            let before = engine.stats().submissions;
+            engine.poll(Some(Duration::ZERO), &mut |event| panic!("{event:?}")).unwrap();
+            engine.stats().submissions - before
+        };
+        engine.write(id, vec![7; 16 << 20]);
+        poll(&mut engine);
+        assert_eq!(poll(&mut engine), 0);
+        assert_eq!(poll(&mut engine), 0);
+        theirs.set_nonblocking(true).unwrap();
+        while theirs.read(&mut [0; 4096]).is_ok() {}
+        assert_eq!(poll(&mut engine), 1);
+    }
 }

@@ -37,6 +37,7 @@ pub mod ring;
 pub mod socket;
 pub mod tokio_uring;
 
+mod accept_pause;
 mod slots;
 
 pub use doorbell::Doorbell;

@@ -21,6 +21,10 @@ pub(crate) struct Slots<T> {
 }
 
 impl<T> Slots<T> {
+    /// What a connection costs in the table.
+    #[cfg(test)]
+    pub(crate) const SLOT_BYTES: usize = size_of::<Slot<T>>();
+
     /// Makes an empty table.
     pub(crate) fn new() -> Self {
         Self { slots: Vec::new(), free: Vec::new() }

@@ -32,20 +32,18 @@
 //!   `DEFER_TASKRUN`, with which it hangs: the driver waits for the ring in epoll, where deferred
 //!   work is never run.
 //!
+//! [`EngineStats::enters`] counts how often the runtime was entered: its system calls are its own.
+//!
 //! Absent on purpose: pools of registered buffers, and opcodes that `tokio-uring` does not offer:
 //! this engine shows what the library does as it is.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fmt;
-use std::future::poll_fn;
 use std::io;
 use std::mem::{self, ManuallyDrop};
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
@@ -53,8 +51,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio_uring::net;
 
+use crate::accept_pause::AcceptPause;
 use crate::slots::Slots;
 use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
+
+use tasks::{Outcome, Shared};
+
+mod tasks;
 
 /// Bytes of one read at most: each connection that waits for bytes holds a buffer of this size.
 /// 10,000 of them: 20 MiB.
@@ -63,56 +66,8 @@ const READ_BYTES: u32 = 2 * 1024;
 /// Accepts in flight on each listener, so that a burst of connections takes a share of the passes.
 const ACCEPTS_IN_FLIGHT: usize = 16;
 
-/// How long accepting rests when there are no more descriptors or there is no memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// How long dropping the engine waits for operations whose sockets were shut down.
 const DROP_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The outcome of one operation.
-enum Outcome {
-    Accepted { listener: usize, result: io::Result<(net::TcpStream, SocketAddr)> },
-    Read { connection: ConnectionId, result: io::Result<usize>, buffer: Vec<u8> },
-    Written { connection: ConnectionId, result: io::Result<()>, buffer: Vec<u8> },
-}
-
-/// What tasks and engine share.
-#[derive(Default)]
-struct Shared {
-    outcomes: RefCell<VecDeque<Outcome>>,
-    rung: Cell<bool>,
-    waiter: Cell<Option<Waker>>,
-}
-
-impl Shared {
-    fn push(&self, outcome: Outcome) {
-        self.outcomes.borrow_mut().push_back(outcome);
-        self.wake();
-    }
-
-    fn ring(&self) {
-        self.rung.set(true);
-        self.wake();
-    }
-
-    fn wake(&self) {
-        if let Some(waiter) = self.waiter.take() {
-            waiter.wake();
-        }
-    }
-
-    /// Waits until the condition holds, which is looked at after each push and each ring.
-    async fn wait_until(&self, mut condition: impl FnMut(&Self) -> bool) {
-        poll_fn(|context| {
-            if condition(self) {
-                return Poll::Ready(());
-            }
-            self.waiter.set(Some(context.waker().clone()));
-            Poll::Pending
-        })
-        .await;
-    }
-}
 
 /// What the next pass is to start.
 enum Start {
@@ -187,8 +142,7 @@ pub struct TokioUring {
     doorbell: Arc<Doorbell>,
     connections: Slots<Connection>,
     listeners: Vec<Listener>,
-    /// No accepting before this time.
-    accept_paused_until: Option<Instant>,
+    accept_pause: AcceptPause,
     starts: Vec<Start>,
     /// Operations started whose outcomes have not been taken out of the queue.
     in_flight: usize,
@@ -226,7 +180,7 @@ impl TokioUring {
             // SAFETY: the eventfd stays open, and the same, as long as the doorbell exists, which
             // the `AsyncFd` keeps alive.
             let watched = unsafe { AsyncFd::register_with_interest(Arc::clone(&doorbell), Interest::READABLE) }?;
-            tokio_uring::spawn(watch_doorbell(watched, Rc::clone(&shared)));
+            tokio_uring::spawn(tasks::watch_doorbell(watched, Rc::clone(&shared)));
             io::Result::Ok(())
         })?;
         Ok(Self {
@@ -235,7 +189,7 @@ impl TokioUring {
             doorbell,
             connections: Slots::new(),
             listeners: Vec::new(),
-            accept_paused_until: None,
+            accept_pause: AcceptPause::default(),
             starts: Vec::new(),
             in_flight: 0,
             buffers: Vec::new(),
@@ -248,9 +202,10 @@ impl TokioUring {
     /// Enters the runtime: starts what is queued, then waits for an outcome, the doorbell or the
     /// limit.
     fn run(&mut self, limit: Option<Duration>) -> io::Result<()> {
+        let accepting = !self.accept_pause.in_force();
+        let limit = if accepting { limit } else { self.accept_pause.cut(limit) };
         let Self { runtime, shared, connections, listeners, starts, buffers, .. } = self;
         let mut started = 0;
-        let accepting = self.accept_paused_until.is_none();
         let result = runtime.block_on(async {
             for start in starts.drain(..) {
                 started += usize::from(spawn_start(start, shared, connections, buffers, self.buffer_bytes));
@@ -260,16 +215,16 @@ impl TokioUring {
                     while listener.accepts_in_flight < ACCEPTS_IN_FLIGHT {
                         listener.accepts_in_flight += 1;
                         started += 1;
-                        tokio_uring::spawn(accept(Rc::clone(&listener.socket), number, Rc::clone(shared)));
+                        tokio_uring::spawn(tasks::accept(Rc::clone(&listener.socket), number, Rc::clone(shared)));
                     }
                 }
             }
             // The runtime hands entries to the kernel only when it has nothing else to do, and a
             // pass that finds outcomes waiting leaves before. The completion of an operation that
             // does nothing shows that everything was handed over, and that the completions at hand
-            // were taken.
+            // were taken. Tasks begin in the order of their spawning, so this one is the last.
             if started > 0 || limit == Some(Duration::ZERO) {
-                tokio_uring::no_op().await?;
+                tokio_uring::spawn(tokio_uring::no_op()).await.map_err(io::Error::other)??;
             }
             let news = shared.wait_until(|shared| shared.rung.take() || !shared.outcomes.borrow().is_empty());
             match limit {
@@ -284,17 +239,6 @@ impl TokioUring {
         self.stats.enters += 1;
         self.stats.submissions += started as u64;
         result
-    }
-
-    /// Ends an accept pause that is over, and cuts a limit that one falls into.
-    fn resume_accepting(&mut self, limit: Option<Duration>) -> Option<Duration> {
-        let Some(end) = self.accept_paused_until else { return limit };
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            self.accept_paused_until = None;
-            return limit;
-        }
-        Some(limit.map_or(left, |limit| limit.min(left)))
     }
 
     fn take_outcome(&mut self) -> Option<Outcome> {
@@ -317,15 +261,11 @@ impl TokioUring {
                 sink(Event::Accepted { connection, peer });
             }
             Err(error) => {
-                let pauses = !concerns_one_connection(&error);
+                let error = errno(&error);
                 // Others that were in flight fail of the same cause.
-                if pauses && self.accept_paused_until.is_some() {
-                    return;
+                if self.accept_pause.accept_failed(error) {
+                    sink(Event::AcceptFailed { error });
                 }
-                if pauses {
-                    self.accept_paused_until = Some(Instant::now() + ACCEPT_PAUSE);
-                }
-                sink(Event::AcceptFailed { error: errno(&error) });
             }
         }
     }
@@ -486,8 +426,9 @@ impl Engine for TokioUring {
     }
 
     fn poll(&mut self, timeout: Option<Duration>, sink: &mut dyn FnMut(Event<'_>)) -> io::Result<()> {
-        let limit = self.resume_accepting(timeout);
-        self.run(limit)?;
+        self.run(timeout)?;
+        // Whoever rang is answered by the return of this call.
+        self.shared.rung.set(false);
         while let Some(outcome) = self.take_outcome() {
             match outcome {
                 Outcome::Accepted { listener, result } => self.handle_accepted(listener, result, sink),
@@ -552,39 +493,11 @@ fn spawn_start(
     match start {
         Start::Read(_) => {
             let buffer = buffers.pop().unwrap_or_else(|| Vec::with_capacity(buffer_bytes));
-            drop(tokio_uring::spawn(read(stream, id, buffer, shared)));
+            drop(tokio_uring::spawn(tasks::read(stream, id, buffer, shared)));
         }
-        Start::Write(_, buffer) => drop(tokio_uring::spawn(write(stream, id, buffer, shared))),
+        Start::Write(_, buffer) => drop(tokio_uring::spawn(tasks::write(stream, id, buffer, shared))),
     }
     true
-}
-
-async fn accept(socket: Rc<net::TcpListener>, listener: usize, shared: Rc<Shared>) {
-    let result = socket.accept().await;
-    drop(socket);
-    shared.push(Outcome::Accepted { listener, result });
-}
-
-async fn read(stream: Rc<net::TcpStream>, connection: ConnectionId, buffer: Vec<u8>, shared: Rc<Shared>) {
-    let (result, buffer) = stream.read(buffer).await;
-    drop(stream);
-    shared.push(Outcome::Read { connection, result, buffer });
-}
-
-async fn write(stream: Rc<net::TcpStream>, connection: ConnectionId, buffer: Vec<u8>, shared: Rc<Shared>) {
-    let (result, buffer) = stream.write_all(buffer).await;
-    drop(stream);
-    shared.push(Outcome::Written { connection, result, buffer });
-}
-
-/// Passes rings on. The eventfd is not read out: the runtime watches it by edge, and each ring is
-/// one.
-async fn watch_doorbell(doorbell: AsyncFd<Arc<Doorbell>>, shared: Rc<Shared>) {
-    // Fails when the runtime is being dropped.
-    while let Ok(mut readable) = doorbell.readable().await {
-        readable.clear_ready();
-        shared.ring();
-    }
 }
 
 /// Tells that an open connection has ended.
@@ -625,20 +538,81 @@ fn errno(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EPIPE)
 }
 
-/// Whether accept failed with an error of the connection that it took off the queue, so that the
-/// next try may succeed: the list of accept(2).
-fn concerns_one_connection(error: &io::Error) -> bool {
-    matches!(
-        errno(error),
-        libc::ECONNABORTED
-            | libc::EPERM
-            | libc::EPROTO
-            | libc::ENETDOWN
-            | libc::ENOPROTOOPT
-            | libc::EHOSTDOWN
-            | libc::ENONET
-            | libc::EHOSTUNREACH
-            | libc::EOPNOTSUPP
-            | libc::ENETUNREACH
-    )
+#[cfg(test)]
+mod tests {
+    use super::{TokioUring, tasks};
+    use crate::{ConnectionId, Engine, EngineConfig, ReadMode};
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+    use std::rc::Rc;
+    use std::time::Duration;
+    use tokio_uring::net;
+
+    fn engine() -> TokioUring {
+        let config = EngineConfig {
+            submission_entries: 64,
+            completion_entries: 256,
+            receive_buffers: 4,
+            receive_buffer_bytes: 4096,
+        };
+        TokioUring::new(&config).unwrap()
+    }
+
+    fn adopted(engine: &mut TokioUring) -> (UnixStream, ConnectionId) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        let id = engine.adopt(ours.into()).unwrap();
+        (theirs, id)
+    }
+
+    /// More operations than the runtime runs tasks for before it looks around.
+    #[test]
+    fn a_submit_hands_over_everything() {
+        let mut engine = engine();
+        let peers: Vec<_> = (0..200).map(|_| adopted(&mut engine)).collect();
+        for (_, id) in &peers {
+            engine.write(*id, b"x".to_vec());
+        }
+        engine.submit().unwrap();
+        for (theirs, _) in &peers {
+            assert_eq!((&mut &*theirs).read(&mut [0; 2]).unwrap(), 1);
+        }
+    }
+
+    #[test]
+    fn few_idle_buffers_are_kept() {
+        let mut engine = engine();
+        let peers: Vec<_> = (0..20).map(|_| adopted(&mut engine)).collect();
+        for (_, id) in &peers {
+            engine.read(*id, ReadMode::Once);
+        }
+        engine.submit().unwrap();
+        let ids: Vec<_> = peers.into_iter().map(|(_closed, id)| id).collect();
+        let mut ended = 0;
+        while ended < ids.len() {
+            engine.poll(Some(Duration::from_secs(20)), &mut |_| ended += 1).unwrap();
+        }
+        assert_eq!(engine.buffers.len(), 4);
+        assert!(engine.buffers.iter().all(|buffer| buffer.is_empty() && buffer.capacity() == 2048));
+    }
+
+    #[test]
+    fn a_ring_is_answered_once() {
+        let mut engine = engine();
+        engine.doorbell().wake();
+        while !engine.shared.rung.get() {
+            engine.submit().unwrap();
+        }
+        engine.poll(Some(Duration::ZERO), &mut |_| {}).unwrap();
+        assert!(!engine.shared.rung.get());
+    }
+
+    #[test]
+    fn a_waiting_read_is_a_small_task() {
+        let mut engine = engine();
+        let (_theirs, id) = adopted(&mut engine);
+        let stream: Rc<net::TcpStream> = Rc::clone(&engine.connections.open(id).stream);
+        let task = tasks::read(stream, id, Vec::new(), Rc::clone(&engine.shared));
+        assert!(size_of_val(&task) <= 256, "{}", size_of_val(&task));
+    }
 }
