@@ -1,0 +1,138 @@
+//! The HTTP endpoint for operators, on a thread of its own.
+//!
+//! | path | answer |
+//! |---|---|
+//! | `/healthz` | 200 `ok`, or 503 `draining` while the relay goes away |
+//! | `/version` | JSON: version, commit (of the build, or null), engine, shards |
+//! | `/stats` | JSON: the counts of all shards, in total and each; 503 if a shard does not answer |
+//! | other | 404 |
+//!
+//! # Invariants
+//! - Shards are asked, never looked into: a request costs each of them one answer between passes.
+//! - A request is answered within [`PATIENCE`], whatever the shards do.
+//!
+//! Absent on purpose: authentication and TLS. It listens on loopback unless told otherwise.
+
+use std::io;
+use std::net::TcpListener;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use relay_engine::EngineKind;
+use serde_json::json;
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::error;
+
+use crate::control::{Control, Snapshot};
+
+mod counts;
+
+/// How long the shards have to answer. A pass takes milliseconds at the very most.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What does not change while the relay runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About {
+    pub(crate) engine: EngineKind,
+    pub(crate) shards: u16,
+}
+
+/// The endpoint's thread. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct AdminThread {
+    thread: Option<JoinHandle<()>>,
+    /// Ends the thread when it is dropped.
+    stop: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Clone)]
+struct Context {
+    about: About,
+    control: Control,
+}
+
+/// Starts the endpoint on a bound socket.
+///
+/// # Errors
+/// The operating system's, when it gives no thread or descriptors.
+pub(crate) fn start(socket: TcpListener, about: About, control: Control) -> io::Result<AdminThread> {
+    socket.set_nonblocking(true)?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let socket = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(socket)?
+    };
+    let router = router(Context { about, control });
+    let (stop, stopped) = oneshot::channel();
+    let serve = async move {
+        tokio::select! {
+            // Open connections are dropped: no operator's answer takes long.
+            _ = stopped => {}
+            result = axum::serve(socket, router) => {
+                if let Err(error) = result {
+                    error!(%error, "the admin endpoint failed");
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || runtime.block_on(serve))?;
+    Ok(AdminThread { thread: Some(thread), stop: Some(stop) })
+}
+
+impl Drop for AdminThread {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of the endpoint was logged and harms no one.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn router(context: Context) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/version", get(version))
+        .route("/stats", get(stats))
+        .with_state(context)
+}
+
+async fn healthz(State(context): State<Context>) -> (StatusCode, &'static str) {
+    if context.control.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") }
+}
+
+async fn version(State(context): State<Context>) -> Response {
+    json_response(&json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "commit": option_env!("RELAY_COMMIT"),
+        "engine": context.about.engine.to_string(),
+        "shards": context.about.shards,
+    }))
+}
+
+async fn stats(State(context): State<Context>) -> Response {
+    match timeout(PATIENCE, snapshots(&context.control)).await {
+        Ok(Some(snapshots)) => json_response(&counts::to_json(&snapshots, context.about.engine)),
+        Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "a shard does not answer").into_response(),
+    }
+}
+
+/// The counts of all shards, or `None` if one has ended or is swamped.
+async fn snapshots(control: &Control) -> Option<Vec<Snapshot>> {
+    let mut snapshots = Vec::new();
+    for answered in control.ask() {
+        snapshots.push(answered.await.ok()?);
+    }
+    Some(snapshots)
+}
+
+fn json_response(value: &serde_json::Value) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
