@@ -69,12 +69,6 @@ const ACCEPTS_IN_FLIGHT: usize = 16;
 /// How long dropping the engine waits for operations whose sockets were shut down.
 const DROP_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What the next pass is to start.
-enum Start {
-    Read(ConnectionId),
-    Write(ConnectionId, Vec<u8>),
-}
-
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -143,7 +137,10 @@ pub struct TokioUring {
     connections: Slots<Connection>,
     listeners: Vec<Listener>,
     accept_pause: AcceptPause,
-    starts: Vec<Start>,
+    /// Writes that the next pass starts.
+    writes: Vec<(ConnectionId, Vec<u8>)>,
+    /// Reads that the next pass starts.
+    reads: Vec<ConnectionId>,
     /// Operations started whose outcomes have not been taken out of the queue.
     in_flight: usize,
     /// Read buffers that are in no operation.
@@ -190,7 +187,8 @@ impl TokioUring {
             connections: Slots::new(),
             listeners: Vec::new(),
             accept_pause: AcceptPause::default(),
-            starts: Vec::new(),
+            writes: Vec::new(),
+            reads: Vec::new(),
             in_flight: 0,
             buffers: Vec::new(),
             buffer_bytes: config.receive_buffer_bytes.min(READ_BYTES) as usize,
@@ -204,11 +202,20 @@ impl TokioUring {
     fn run(&mut self, limit: Option<Duration>) -> io::Result<()> {
         let accepting = !self.accept_pause.in_force();
         let limit = if accepting { limit } else { self.accept_pause.cut(limit) };
-        let Self { runtime, shared, connections, listeners, starts, buffers, .. } = self;
+        let Self { runtime, shared, connections, listeners, writes, reads, buffers, .. } = self;
         let mut started = 0;
         let result = runtime.block_on(async {
-            for start in starts.drain(..) {
-                started += usize::from(spawn_start(start, shared, connections, buffers, self.buffer_bytes));
+            // Answers first: peers wait for them while the reads are prepared.
+            for (id, buffer) in writes.drain(..) {
+                let Some(stream) = stream(connections, id) else { continue };
+                started += 1;
+                tokio_uring::spawn(tasks::write(stream, id, buffer, Rc::clone(shared)));
+            }
+            for id in reads.drain(..) {
+                let Some(stream) = stream(connections, id) else { continue };
+                started += 1;
+                let buffer = buffers.pop().unwrap_or_else(|| Vec::with_capacity(self.buffer_bytes));
+                tokio_uring::spawn(tasks::read(stream, id, buffer, Rc::clone(shared)));
             }
             if accepting {
                 for (number, listener) in listeners.iter_mut().enumerate() {
@@ -288,7 +295,7 @@ impl TokioUring {
                 Ok(count) => {
                     if connection.wanted == Some(ReadMode::Continuous) {
                         connection.reading = true;
-                        self.starts.push(Start::Read(id));
+                        self.reads.push(id);
                     } else {
                         connection.wanted = None;
                     }
@@ -296,7 +303,7 @@ impl TokioUring {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {
                     connection.reading = true;
-                    self.starts.push(Start::Read(id));
+                    self.reads.push(id);
                 }
                 Err(error) => disconnect(id, connection, Disconnect::Error(errno(&error)), sink),
             }
@@ -381,7 +388,7 @@ impl Engine for TokioUring {
         connection.wanted = Some(mode);
         if !connection.reading {
             connection.reading = true;
-            self.starts.push(Start::Read(id));
+            self.reads.push(id);
         }
     }
 
@@ -392,7 +399,7 @@ impl Engine for TokioUring {
         assert!(!buffer.is_empty(), "write of nothing on {id:?}");
         if connection.phase != Phase::Broken {
             connection.writing = true;
-            self.starts.push(Start::Write(id, buffer));
+            self.writes.push((id, buffer));
         }
     }
 
@@ -451,7 +458,8 @@ impl Drop for TokioUring {
     /// buffers before the kernel is done with them.
     fn drop(&mut self) {
         self.stop_listening();
-        self.starts.clear();
+        self.writes.clear();
+        self.reads.clear();
         for connection in self.connections.drain() {
             connection.close();
         }
@@ -472,32 +480,9 @@ impl Drop for TokioUring {
     }
 }
 
-/// Spawns an operation, unless its connection is gone or broken. Whether it did.
-fn spawn_start(
-    start: Start,
-    shared: &Rc<Shared>,
-    connections: &mut Slots<Connection>,
-    buffers: &mut Vec<Vec<u8>>,
-    buffer_bytes: usize,
-) -> bool {
-    let id = match start {
-        Start::Read(id) | Start::Write(id, _) => id,
-    };
-    let Some(connection) = connections.get_mut(id) else { return false };
-    if connection.phase == Phase::Broken {
-        connection.writing &= !matches!(start, Start::Write(..));
-        connection.reading &= !matches!(start, Start::Read(..));
-        return false;
-    }
-    let (stream, shared) = (Rc::clone(&connection.stream), Rc::clone(shared));
-    match start {
-        Start::Read(_) => {
-            let buffer = buffers.pop().unwrap_or_else(|| Vec::with_capacity(buffer_bytes));
-            drop(tokio_uring::spawn(tasks::read(stream, id, buffer, shared)));
-        }
-        Start::Write(_, buffer) => drop(tokio_uring::spawn(tasks::write(stream, id, buffer, shared))),
-    }
-    true
+/// The stream of a connection that was not closed since.
+fn stream(connections: &mut Slots<Connection>, id: ConnectionId) -> Option<Rc<net::TcpStream>> {
+    Some(Rc::clone(&connections.get_mut(id)?.stream))
 }
 
 /// Tells that an open connection has ended.
