@@ -9,7 +9,7 @@
 //! 1. try each queued write once;
 //! 2. wait (not at all when work is left over), and note what became ready;
 //! 3. try the writes for which there is room again, report those that ended;
-//! 4. accept at most [`ACCEPTS_PER_PASS`] connections per listener;
+//! 4. accept at most 64 connections of each listener;
 //! 5. read each readable connection that is to be read once, into one buffer shared by all.
 //!
 //! # Invariants
@@ -25,7 +25,7 @@
 
 use std::io;
 use std::mem;
-use std::net::{Shutdown, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,8 +36,10 @@ use crate::accept_pause::AcceptPause;
 use crate::slots::Slots;
 use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
 
+use connection::{Connection, Phase};
 use selector::{Readiness, Selector};
 
+mod connection;
 mod selector;
 
 /// Connections accepted from one listener before others have their turn.
@@ -49,93 +51,6 @@ const NO_CONNECTION: u32 = u32::MAX;
 
 /// See [`NO_CONNECTION`].
 const DOORBELL: u32 = u32::MAX;
-
-/// How far a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Both directions may work.
-    Open,
-    /// End of file was told; writing may still work.
-    Ended,
-    /// Failed, which was told if it was open before. Nothing is tried any more.
-    Broken,
-}
-
-/// One connection. The size matters: tens of thousands are idle.
-#[derive(Debug)]
-struct Connection {
-    socket: Socket,
-    /// Being written; empty when no write is in flight.
-    buffer: Vec<u8>,
-    /// Bytes of `buffer` that the kernel has taken.
-    written: usize,
-    phase: Phase,
-    /// How far the owner wants to read.
-    wanted: Option<ReadMode>,
-    readable: bool,
-    writable: bool,
-    /// An end of file or an error follows the bytes, so that a short read is not the last one.
-    ending: bool,
-    /// Close the sending side when the write in flight is done.
-    shutdown_follows: bool,
-    /// Is in `Epoll::reads`.
-    read_queued: bool,
-    /// Is in `Epoll::writes`.
-    write_queued: bool,
-}
-
-impl Connection {
-    fn new(socket: Socket) -> Self {
-        Self {
-            socket,
-            buffer: Vec::new(),
-            written: 0,
-            phase: Phase::Open,
-            wanted: None,
-            readable: false,
-            // A new connection has room. One that still connects says `EAGAIN` once.
-            writable: true,
-            ending: false,
-            shutdown_follows: false,
-            read_queued: false,
-            write_queued: false,
-        }
-    }
-
-    /// Whether part of the buffer is still to be sent.
-    fn has_unsent(&self) -> bool {
-        self.written < self.buffer.len()
-    }
-
-    fn queue_read(&mut self, id: ConnectionId, reads: &mut Vec<ConnectionId>) {
-        if self.readable && self.wanted.is_some() && !self.read_queued {
-            self.read_queued = true;
-            reads.push(id);
-        }
-    }
-
-    fn queue_write(&mut self, id: ConnectionId, writes: &mut Vec<ConnectionId>) {
-        if self.writable && self.has_unsent() && !self.write_queued {
-            self.write_queued = true;
-            writes.push(id);
-        }
-    }
-
-    /// Closes the sending side. It fails on a connection that is gone, which is told elsewhere.
-    fn shutdown_write(&self) {
-        let _ = self.socket.shutdown(Shutdown::Write);
-    }
-
-    /// Notes a failure and returns whether it is to be told.
-    fn break_off(&mut self) -> bool {
-        let told = self.phase != Phase::Open;
-        self.phase = Phase::Broken;
-        self.wanted = None;
-        self.buffer = Vec::new();
-        self.written = 0;
-        !told
-    }
-}
 
 #[derive(Debug)]
 struct Listener {

@@ -8,13 +8,13 @@
 //!
 //! | operation | as a task | ends |
 //! |---|---|---|
-//! | accept | [`ACCEPTS_IN_FLIGHT`] a listener, spawned again one by one | after one connection |
+//! | accept | 16 a listener, spawned again one by one | after one connection |
 //! | read | one, spawned again by the engine when the owner wants more | after one read |
 //! | write | one | when everything was written |
 //! | doorbell | one | never |
 //!
 //! # What this engine costs
-//! - A connection that is being read holds a buffer of [`READ_BYTES`] while it waits (`tokio-uring`
+//! - A connection that is being read holds a buffer of 2 KiB while it waits (`tokio-uring`
 //!   knows no provided buffers), and a task of some hundred bytes. A longer burst takes several
 //!   reads.
 //! - Each operation allocates its task. Nothing is multishot.
@@ -28,9 +28,9 @@
 //! - No operation is cancelled, and no future is dropped before its end: a dropped read would
 //!   swallow the next bytes, a dropped accept would leak a descriptor. What is in flight is ended
 //!   by shutting its socket down.
-//! - The ring runs with `COOP_TASKRUN`, without which it is half as fast, and without
-//!   `DEFER_TASKRUN`, with which it hangs: the driver waits for the ring in epoll, where deferred
-//!   work is never run.
+//! - The ring runs with `COOP_TASKRUN`, so that the kernel does not interrupt the thread for each
+//!   completion, and without `DEFER_TASKRUN`, with which it hangs: the driver waits for the ring in
+//!   epoll, where deferred work is never run.
 //!
 //! [`EngineStats::enters`] counts how often the runtime was entered: its system calls are its own.
 //!
@@ -39,9 +39,9 @@
 
 use std::fmt;
 use std::io;
-use std::mem::{self, ManuallyDrop};
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,8 +55,10 @@ use crate::accept_pause::AcceptPause;
 use crate::slots::Slots;
 use crate::{ConnectionId, Disconnect, Doorbell, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode};
 
+use connection::{Connection, Phase, hung_up, into_fd};
 use tasks::{Outcome, Shared};
 
+mod connection;
 mod tasks;
 
 /// Bytes of one read at most: each connection that waits for bytes holds a buffer of this size.
@@ -68,59 +70,6 @@ const ACCEPTS_IN_FLIGHT: usize = 16;
 
 /// How long dropping the engine waits for operations whose sockets were shut down.
 const DROP_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How far a connection has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Both directions may work.
-    Open,
-    /// End of file was told; writing may still work.
-    Ended,
-    /// Failed, which was told if it was open before. Nothing is started any more.
-    Broken,
-}
-
-struct Connection {
-    /// Shared with the tasks of operations in flight.
-    stream: Rc<net::TcpStream>,
-    phase: Phase,
-    /// How far the owner wants to read.
-    wanted: Option<ReadMode>,
-    /// A read is in flight or to be started.
-    reading: bool,
-    /// A write is in flight or to be started.
-    writing: bool,
-    /// Close the sending side when the write in flight is done.
-    shutdown_follows: bool,
-    /// Reading came to its end together with the write in flight, whose outcome says why.
-    end_follows: bool,
-}
-
-impl Connection {
-    fn new(stream: net::TcpStream) -> Self {
-        Self {
-            stream: Rc::new(stream),
-            phase: Phase::Open,
-            wanted: None,
-            reading: false,
-            writing: false,
-            shutdown_follows: false,
-            end_follows: false,
-        }
-    }
-
-    /// Shuts the socket down. It fails only where there is nothing left to shut down.
-    fn shutdown(&self, how: Shutdown) {
-        let _ = self.stream.shutdown(how);
-    }
-
-    /// Ends what is in flight; the socket closes with the last of it.
-    fn close(self) {
-        if self.reading || self.writing {
-            self.shutdown(Shutdown::Both);
-        }
-    }
-}
 
 struct Listener {
     /// Shared with the tasks that accept.
@@ -493,29 +442,6 @@ fn disconnect(id: ConnectionId, connection: &mut Connection, reason: Disconnect,
         Disconnect::Error(_) => Phase::Broken,
     };
     sink(Event::Disconnected { connection: id, reason });
-}
-
-/// Whether neither direction works any more: a write in flight is over.
-fn hung_up(stream: &net::TcpStream) -> bool {
-    let mut watched = libc::pollfd { fd: stream.as_raw_fd(), events: 0, revents: 0 };
-    // SAFETY: the one entry lives through the call.
-    let ready = unsafe { libc::poll(&raw mut watched, 1, 0) };
-    ready == 1 && watched.revents & libc::POLLHUP != 0
-}
-
-/// Takes the descriptor out of a stream that no operation uses.
-fn into_fd(stream: Rc<net::TcpStream>) -> OwnedFd {
-    debug_assert_eq!(Rc::strong_count(&stream), 1);
-    // SAFETY: the stream keeps its descriptor open, and is borrowed for longer.
-    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
-    // A stream does not let go of its descriptor, so it closes one and another one is handed out.
-    socket.try_clone_to_owned().unwrap_or_else(|_| {
-        // No more descriptors: the stream's own it is, and the stream's few bytes are lost.
-        let fd = stream.as_raw_fd();
-        mem::forget(stream);
-        // SAFETY: the descriptor is open and the stream, its owner, has been forgotten.
-        unsafe { OwnedFd::from_raw_fd(fd) }
-    })
 }
 
 /// The error's number. `tokio-uring` makes one error without: when a write takes nothing.
