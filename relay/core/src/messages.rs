@@ -170,6 +170,7 @@ impl Core {
         if let (Some((known_tag, state)), false) = (known, recheck) {
             member.malformed_in_a_row = 0;
             if known_tag == tag {
+                self.stats.messages_duplicate += 1;
                 self.again(link, Id::new(message.id), state);
             } else {
                 self.refuse_message(link, Refusal::CONFLICT, about);
@@ -233,7 +234,6 @@ impl Core {
 
     /// A message that is known already came again.
     fn again(&mut self, link: &mut Link, id: Id, state: IdState) {
-        self.stats.messages_duplicate += 1;
         match state {
             IdState::Accepted => self.ack(link, id, true),
             IdState::InTransit(ticket) => {
@@ -277,6 +277,7 @@ impl Core {
         if job.recheck {
             match self.ids.get(job.key, self.now.nanos) {
                 Some((tag, state)) if tag == job.tag => {
+                    self.stats.messages_duplicate += 1;
                     self.with_link(job.connection, |core, link| core.again(link, job.id, state));
                     return;
                 }
