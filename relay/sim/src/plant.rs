@@ -1,0 +1,126 @@
+//! Planted faults: what a broken relay would do, done between the core and its surroundings. They
+//! prove that the invariants can fail.
+
+use relay_core::{Envelope, Outcome};
+
+use crate::random::Random;
+
+/// A fault to plant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// Messages to other shards get lost.
+    LoseDeliver,
+    /// Answers about messages get lost.
+    LoseDelivered,
+    /// Messages to other shards come twice.
+    RepeatDeliver,
+    /// Messages to another shard overtake each other.
+    SwapDelivers,
+    /// The text of a message changes on the way to another shard.
+    AlterDeliver,
+    /// A message goes to somebody else on another shard.
+    MisdirectDeliver,
+    /// An offline recipient is called online.
+    InventOnline,
+    /// An online recipient is called offline.
+    InventOffline,
+    /// Other shards do not hear who left.
+    HideLeft,
+    /// Other shards do not hear who joined.
+    HideJoined,
+    /// Connections get lost on the way to their home.
+    LoseHandOver,
+    /// Connections arrive at a shard that is not their home.
+    MisdirectHandOver,
+    /// A byte of the relay's JSON is wrong on the way to the client.
+    FlipByte,
+    /// A write comes twice.
+    RepeatWrite,
+    /// Connections are never closed.
+    IgnoreClose,
+    /// Timers do not fire.
+    IgnoreTimers,
+}
+
+impl Plant {
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::LoseDeliver,
+        Self::LoseDelivered,
+        Self::RepeatDeliver,
+        Self::SwapDelivers,
+        Self::AlterDeliver,
+        Self::MisdirectDeliver,
+        Self::InventOnline,
+        Self::InventOffline,
+        Self::HideLeft,
+        Self::HideJoined,
+        Self::LoseHandOver,
+        Self::MisdirectHandOver,
+        Self::FlipByte,
+        Self::RepeatWrite,
+        Self::IgnoreClose,
+        Self::IgnoreTimers,
+    ];
+
+    /// Whether this occasion for a fault is taken: one in four.
+    pub(crate) fn strikes(random: &mut Random) -> bool {
+        random.chance(25)
+    }
+}
+
+/// What becomes of an envelope between two shards.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It goes on, as it is or altered.
+    Pass(Envelope),
+    /// It goes on before the one that was sent last.
+    Overtake(Envelope),
+    /// Both go on.
+    Twice(Envelope, Envelope),
+    /// It is lost.
+    Lost,
+}
+
+/// Applies a planted fault to an envelope.
+pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, random: &mut Random) -> Fate {
+    match (&mut envelope, plant) {
+        (Envelope::Deliver { .. }, Plant::LoseDeliver) | (Envelope::Delivered { .. }, Plant::LoseDelivered) => {
+            return Fate::Lost;
+        }
+        (Envelope::Deliver { .. }, Plant::SwapDelivers) => return Fate::Overtake(envelope),
+        (Envelope::Deliver { ticket, recipient, frame }, Plant::RepeatDeliver) => {
+            let again = Envelope::Deliver { ticket: *ticket, recipient: *recipient, frame: frame.clone() };
+            return Fate::Twice(envelope, again);
+        }
+        (Envelope::Deliver { frame, .. }, Plant::AlterDeliver) => alter_text(frame),
+        (Envelope::Deliver { recipient, .. }, Plant::MisdirectDeliver) => {
+            *recipient = protocol::PublicKey::from_bytes(random.bytes());
+        }
+        (Envelope::Delivered { outcome, .. }, Plant::InventOnline) => *outcome = Outcome::Online,
+        (Envelope::Delivered { outcome, .. }, Plant::InventOffline) => *outcome = Outcome::Offline,
+        (Envelope::Lobby { left, .. }, Plant::HideLeft) => left.clear(),
+        (Envelope::Lobby { joined, .. }, Plant::HideJoined) => joined.clear(),
+        _ => {}
+    }
+    Fate::Pass(envelope)
+}
+
+/// Changes one byte of a message's text, leaving it valid JSON.
+fn alter_text(frame: &mut [u8]) {
+    const FIELD: &[u8] = b"\"message\":\"";
+    if let Some(at) = frame.windows(FIELD.len()).position(|part| part == FIELD)
+        && let Some(byte) = frame[at + FIELD.len()..].first_mut()
+        && byte.is_ascii_alphabetic()
+    {
+        *byte ^= 0x20;
+    }
+}
+
+/// Flips the case of one letter in the values of a written buffer.
+pub(crate) fn flip_byte(buffer: &mut [u8], random: &mut Random) {
+    let at = random.index(buffer.len());
+    if let Some(byte) = buffer[at..].iter_mut().find(|byte| byte.is_ascii_hexdigit()) {
+        *byte = if *byte == b'0' { b'1' } else { b'0' };
+    }
+}

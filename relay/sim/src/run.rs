@@ -1,0 +1,144 @@
+//! One seed from start to end.
+
+use std::fmt;
+
+use crate::invariant::{Checked, Violation};
+use crate::plant::Plant;
+use crate::random::Random;
+use crate::relay::Waiting;
+use crate::scenario::{Overrides, Scenario};
+use crate::schedule::SECOND;
+use crate::trace::Trace;
+use crate::world::World;
+
+/// What to run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// What is not drawn from the seed.
+    pub overrides: Overrides,
+    /// A fault to plant.
+    pub plant: Option<Plant>,
+    /// Write every event and effect to standard error.
+    pub trace: bool,
+}
+
+/// What came of a seed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Hash over every event and effect: the same for the same seed and options.
+    pub trace_hash: u64,
+    /// Events and effects.
+    pub events: u64,
+    /// Messages that clients sent.
+    pub messages: u64,
+    /// Messages that arrived, once for each device.
+    pub delivered: u64,
+    /// Sessions opened.
+    pub logins: u64,
+    /// The rule that did not hold, if any.
+    pub failure: Option<Failure>,
+}
+
+/// A rule that did not hold, and what happened before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The rule and what was seen.
+    pub violation: Violation,
+    /// When, in nanoseconds of virtual time.
+    pub at_ns: u64,
+    /// The last events and effects, oldest first.
+    pub last: Vec<String>,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(failure) = &self.failure else {
+            return write!(f, "seed {} is clean, trace {:016x}", self.seed, self.trace_hash);
+        };
+        for line in &failure.last {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "seed {} breaks {}", self.seed, failure.violation)?;
+        write!(f, "at {:.3} ms of virtual time, trace {:016x}", failure.at_ns as f64 / 1e6, self.trace_hash)
+    }
+}
+
+/// Runs a seed. Where a rule breaks, the seed runs a second time to gather the last events: keeping
+/// them always would cost more than the run.
+#[must_use]
+pub fn run(seed: u64, options: &RunOptions) -> Report {
+    let report = run_once(seed, options, options.trace);
+    if report.failure.is_some() && !options.trace { run_once(seed, options, true) } else { report }
+}
+
+fn run_once(seed: u64, options: &RunOptions, keep: bool) -> Report {
+    let mut random = Random::new(seed);
+    let scenario = Scenario::draw(&options.overrides, &mut random);
+    let mut world = World::new(scenario, random, Trace::new(keep, options.trace), options.plant);
+    let outcome = world.live();
+    let at_ns = world.schedule.now();
+    let logins = world.hosts.iter().map(|host| host.shard.stats().logins).sum();
+    let (messages, delivered) = (world.ledger.sent, world.ledger.arrived);
+    let (trace_hash, events) = (world.trace.hash(), world.trace.count);
+    let last = world.trace.into_lines();
+    let failure = outcome.err().map(|violation| Failure { violation, at_ns, last });
+    Report { seed, trace_hash, events, messages, delivered, logins, failure }
+}
+
+impl World {
+    /// Rounds of steps, each followed by rest and the checks at rest; then the end.
+    fn live(&mut self) -> Checked {
+        for device in 0..self.devices.len() {
+            if self.random.chance(60) {
+                self.connect(device);
+            }
+        }
+        for _ in 0..self.scenario.rounds {
+            for _ in 0..self.scenario.steps.div_ceil(self.scenario.rounds) {
+                let gap = self.random.below(self.scenario.step_gap_max + 1);
+                self.run_for(gap)?;
+                self.step()?;
+            }
+            self.rest()?;
+            if self.random.chance(10) {
+                // Past the memory of ids, and of users who left.
+                self.run_for(11 * 60 * SECOND)?;
+                self.check_quiet()?;
+            }
+        }
+        self.end()
+    }
+
+    fn rest(&mut self) -> Checked {
+        self.end_congestion();
+        self.unstall_all();
+        let settle = self.scenario.settle();
+        self.run_for(settle)?;
+        self.check_quiet()
+    }
+
+    /// The relay drains, or all clients leave.
+    fn end(&mut self) -> Checked {
+        if self.scenario.drain {
+            self.draining = true;
+            for shard in 0..self.hosts.len() {
+                self.give(shard, Waiting::Drain);
+                let gap = self.random.below(self.scenario.hop_max + 1);
+                self.run_for(gap)?;
+                let device = self.random.index(self.devices.len());
+                self.connect(device);
+            }
+        } else {
+            for session in 0..self.sessions.len() {
+                if !self.sessions[session].is_ended() {
+                    self.cut(session)?;
+                }
+            }
+        }
+        let settle = self.scenario.settle();
+        self.run_for(settle)?;
+        self.check_empty()
+    }
+}

@@ -1,0 +1,501 @@
+//! The model client's side of one connection: reads what the relay sends, keeps its own lobby, and
+//! checks everything that one connection alone can tell.
+//!
+//! It is written against the contract and the `protocol` crate, apart from the `client` crate, so
+//! that one misunderstanding is not made on both ends.
+
+use protocol::frame::LobbyMode;
+use protocol::limits::close;
+use protocol::server_frame::{ErrorFrame, ServerFrame, ServerFrameDecoder, Welcome};
+use protocol::splice::unsplice_seq;
+use protocol::upgrade::{self, UpgradeError};
+use protocol::websocket::{Decoder, Incoming, Role};
+use protocol::{PublicKey, limits};
+use relay_core::Nanos;
+
+use crate::invariant::{Checked, Invariant, ensure, violated};
+use crate::ledger::{Arrival, Claim, Ledger};
+use crate::lobby::LobbyView;
+use crate::network::LinkId;
+use crate::trace::printable;
+
+/// How a client behaves up to its login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// As it should.
+    Honest,
+    /// Asks for another path.
+    WrongPath,
+    /// Asks for `/ws` without an upgrade.
+    PlainGet,
+    /// Sends nothing, or half a request.
+    NoUpgrade,
+    /// Never answers the challenge.
+    NoAuth,
+    /// Signs with another key.
+    BadSignature,
+    /// Signs another connection's nonce.
+    OldNonce,
+    /// Says version 2.
+    WrongVersion,
+    /// Sends another frame first.
+    FrameFirst,
+    /// Sends a binary message first.
+    BinaryFirst,
+}
+
+/// How a session ended, as the client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The client itself left, or cut the line, or fell silent.
+    Own,
+    /// A close frame.
+    Code(u16),
+    /// An HTTP status instead of the upgrade.
+    Http(u16),
+    /// End of file or reset without a close frame.
+    Abrupt,
+}
+
+/// Where the session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// The response to the upgrade is awaited.
+    Upgrading,
+    /// The challenge is awaited.
+    Unchallenged,
+    /// The welcome is awaited.
+    Unwelcome,
+    /// Logged in.
+    Active,
+    /// Over.
+    Ended(End),
+}
+
+/// What the client wants to do after reading.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reaction {
+    /// Answer the challenge with this nonce.
+    Authenticate([u8; 32]),
+    /// Check that the epoch is that of the key's other sessions.
+    Welcomed,
+    /// Check what the relay claims.
+    Check(Claim),
+    /// Answer a ping.
+    Pong(Vec<u8>),
+    /// Answer a close frame, and close.
+    Close(u16),
+}
+
+/// One connection as its client sees it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: LinkId,
+    pub(crate) user: usize,
+    pub(crate) device: usize,
+    pub(crate) key: PublicKey,
+    device_id: String,
+    pub(crate) opening: Opening,
+    pub(crate) lobby_mode: LobbyMode,
+    pub(crate) phase: Phase,
+    pub(crate) websocket_key: [u8; 16],
+    head: Vec<u8>,
+    decoder: Decoder,
+    pub(crate) lobby: LobbyView,
+    pub(crate) epoch: u64,
+    seq: u64,
+    /// When the client knew that it was logged in.
+    pub(crate) welcomed_at: Option<Nanos>,
+    pub(crate) auth_sent: bool,
+    /// The `auth` frame.
+    pub(crate) auth_frame: Vec<u8>,
+    /// Messages sent.
+    pub(crate) messages: u64,
+    /// Frames of every other kind sent.
+    pub(crate) frames: u64,
+    /// Malformed frames since the last good one.
+    pub(crate) malformed_run: u32,
+    /// Malformed frames sent that name no message, and the errors for them.
+    pub(crate) nameless: u32,
+    nameless_answered: u32,
+    /// Pings sent, as JSON and as WebSocket, and their answers.
+    pub(crate) pings: u32,
+    pongs: u32,
+    pub(crate) control_pings: u32,
+    control_pongs: u32,
+    /// Complete snapshots when the last fresh one was asked for.
+    pub(crate) sync_asked: Option<u64>,
+    /// Close codes that the client has given cause for.
+    pub(crate) causes: Vec<u16>,
+    /// The client stopped reading for a while.
+    pub(crate) stalled: bool,
+    /// The client closed its sending side only.
+    pub(crate) half_closed: bool,
+    /// The client sent a close frame with this code.
+    pub(crate) close_sent: Option<u16>,
+    restarting: bool,
+}
+
+/// What a session needs to know and to write down.
+pub(crate) struct Context<'a> {
+    pub(crate) now: Nanos,
+    pub(crate) unix_ms: i64,
+    pub(crate) relay_name: &'a str,
+    pub(crate) heartbeat_ms: u64,
+    pub(crate) frames: &'a mut ServerFrameDecoder,
+    pub(crate) ledger: &'a mut Ledger,
+}
+
+impl Session {
+    /// Starts a session whose upgrade request is on its way.
+    pub(crate) fn new(
+        id: LinkId,
+        (user, device): (usize, usize),
+        key: PublicKey,
+        device_id: String,
+        opening: Opening,
+        lobby_mode: LobbyMode,
+        websocket_key: [u8; 16],
+    ) -> Self {
+        Self {
+            id,
+            user,
+            device,
+            key,
+            device_id,
+            opening,
+            lobby_mode,
+            phase: Phase::Upgrading,
+            websocket_key,
+            head: Vec::new(),
+            decoder: Decoder::new(Role::Client, limits::RELAY_FRAME_BYTES),
+            lobby: LobbyView::default(),
+            epoch: 0,
+            seq: 0,
+            welcomed_at: None,
+            auth_sent: false,
+            auth_frame: Vec::new(),
+            messages: 0,
+            frames: 0,
+            malformed_run: 0,
+            nameless: 0,
+            nameless_answered: 0,
+            pings: 0,
+            pongs: 0,
+            control_pings: 0,
+            control_pongs: 0,
+            sync_asked: None,
+            causes: Vec::new(),
+            stalled: false,
+            half_closed: false,
+            close_sent: None,
+            restarting: false,
+        }
+    }
+
+    /// Logged in, and not over.
+    pub(crate) fn is_active(&self) -> bool {
+        self.phase == Phase::Active
+    }
+
+    /// Over.
+    pub(crate) fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended(_))
+    }
+
+    /// Logged in, on its way out neither by its own doing nor by what it did wrong or read late.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.is_active() && self.causes.is_empty() && !self.stalled && !self.half_closed && self.close_sent.is_none()
+    }
+
+    /// Books malformed frames; too many in a row are a cause to close.
+    pub(crate) fn count_malformed(&mut self, frames: u32) {
+        self.malformed_run += frames;
+        if self.malformed_run >= limits::MALFORMED_IN_A_ROW {
+            self.causes.push(close::POLICY);
+        }
+    }
+
+    /// The highest seq that the client has.
+    pub(crate) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// Reads bytes from the relay.
+    pub(crate) fn read(&mut self, bytes: Vec<u8>, context: &mut Context<'_>) -> Checked<Vec<Reaction>> {
+        let mut reactions = Vec::new();
+        if self.is_ended() {
+            return Ok(reactions);
+        }
+        let mut bytes = bytes;
+        if self.phase == Phase::Upgrading {
+            self.head.append(&mut bytes);
+            match upgrade::read_response(&self.head, self.websocket_key) {
+                Ok(None) => return Ok(reactions),
+                Ok(Some(consumed)) => {
+                    bytes = self.head.split_off(consumed);
+                    self.head = Vec::new();
+                    self.phase = Phase::Unchallenged;
+                }
+                Err(UpgradeError::Refused { status, .. }) => {
+                    self.phase = Phase::Ended(End::Http(status));
+                    return Ok(reactions);
+                }
+                Err(error) => return violated(Invariant::FrameForm, error.to_string()),
+            }
+        }
+        let mut decoder = std::mem::replace(&mut self.decoder, Decoder::new(Role::Client, 0));
+        let mut input = &mut bytes[..];
+        let outcome = loop {
+            let incoming = match decoder.next(&mut input) {
+                Ok(None) => break Ok(()),
+                Ok(Some(incoming)) => incoming,
+                Err(fault) => break violated(Invariant::FrameForm, format!("connection {}: {fault}", self.id)),
+            };
+            if let Err(violation) = self.incoming(incoming, context, &mut reactions) {
+                break Err(violation);
+            }
+        };
+        self.decoder = decoder;
+        outcome.map(|()| reactions)
+    }
+
+    fn incoming(
+        &mut self,
+        incoming: Incoming<'_>,
+        context: &mut Context<'_>,
+        reactions: &mut Vec<Reaction>,
+    ) -> Checked {
+        match incoming {
+            Incoming::Text(text) => self.text(text, context, reactions),
+            Incoming::Binary(_) => violated(Invariant::FrameForm, "a binary message from the relay"),
+            Incoming::Ping(payload) => {
+                reactions.push(Reaction::Pong(payload.to_vec()));
+                Ok(())
+            }
+            Incoming::Pong(_) => {
+                self.control_pongs += 1;
+                ensure(self.control_pongs <= self.control_pings, Invariant::AnswerSurplus, || {
+                    format!("connection {}: a pong that was not asked for", self.id)
+                })
+            }
+            Incoming::Close { code, .. } => {
+                let code = code.unwrap_or(1005);
+                self.phase = Phase::Ended(End::Code(code));
+                reactions.push(Reaction::Close(code));
+                Ok(())
+            }
+        }
+    }
+
+    fn text(&mut self, text: &str, context: &mut Context<'_>, reactions: &mut Vec<Reaction>) -> Checked {
+        ensure(text.len() <= limits::RELAY_FRAME_BYTES, Invariant::FrameForm, || {
+            format!("a frame of {} bytes", text.len())
+        })?;
+        let mut frames = std::mem::take(context.frames);
+        let outcome = match frames.decode(text) {
+            Ok(frame) => self.frame(&frame, text, context, reactions),
+            Err(error) => violated(
+                Invariant::FrameForm,
+                format!("connection {}: {error}: {}", self.id, printable(text.as_bytes())),
+            ),
+        };
+        *context.frames = frames;
+        outcome
+    }
+
+    fn frame(
+        &mut self,
+        frame: &ServerFrame<'_>,
+        text: &str,
+        context: &mut Context<'_>,
+        reactions: &mut Vec<Reaction>,
+    ) -> Checked {
+        let early = matches!(frame, ServerFrame::Challenge(_) | ServerFrame::Welcome(_) | ServerFrame::Error(_))
+            || matches!(frame, ServerFrame::Restarting { .. });
+        ensure(early || self.is_active(), Invariant::Opening, || {
+            format!("connection {} is {:?} and gets {}", self.id, self.phase, printable(text.as_bytes()))
+        })?;
+        match frame {
+            ServerFrame::Challenge(challenge) => {
+                let as_told = self.phase == Phase::Unchallenged
+                    && challenge.version == limits::VERSION
+                    && challenge.relay == context.relay_name;
+                ensure(as_told, Invariant::Opening, || format!("{challenge:?} while {:?}", self.phase))?;
+                self.phase = Phase::Unwelcome;
+                reactions.push(Reaction::Authenticate(challenge.nonce));
+                Ok(())
+            }
+            ServerFrame::Welcome(welcome) => {
+                self.welcome(welcome, context)?;
+                reactions.push(Reaction::Welcomed);
+                Ok(())
+            }
+            ServerFrame::Lobby(_) | ServerFrame::LobbyUpdate(_) if self.lobby_mode == LobbyMode::None => {
+                violated(Invariant::LobbyUnwanted, format!("connection {}", self.id))
+            }
+            ServerFrame::Lobby(page) => self.lobby.page(&self.key, page.clone()),
+            ServerFrame::LobbyUpdate(update) => self.lobby.update(update),
+            ServerFrame::Message(pushed) => {
+                let Some((seq, head, tail)) = unsplice_seq(text.as_bytes()) else {
+                    return violated(
+                        Invariant::BytesDiffer,
+                        format!("no spliced seq in {}", printable(text.as_bytes())),
+                    );
+                };
+                ensure(seq == pushed.seq && seq == self.seq + 1, Invariant::SeqGapless, || {
+                    format!("connection {}: seq {seq} after {}", self.id, self.seq)
+                })?;
+                self.seq = seq;
+                let bytes = [head, tail].concat();
+                let (session, key, epoch) = (self.id, self.key, self.epoch);
+                context.ledger.arrive(&Arrival { session, key, epoch, seq, bytes: &bytes })
+            }
+            ServerFrame::Ack(ack) => context.ledger.ack(self.id, ack.id, ack.online, ack.duplicate, context.now),
+            ServerFrame::Error(error) => self.error(error, context, reactions),
+            ServerFrame::Pong => {
+                self.pongs += 1;
+                ensure(self.pongs <= self.pings, Invariant::AnswerSurplus, || {
+                    "a pong that was not asked for".to_owned()
+                })
+            }
+            ServerFrame::Restarting { .. } => {
+                self.restarting = true;
+                Ok(())
+            }
+            ServerFrame::Unknown(kind) => violated(Invariant::FrameForm, format!("a frame of type {kind:?}")),
+        }
+    }
+
+    fn welcome(&mut self, welcome: &Welcome<'_>, context: &Context<'_>) -> Checked {
+        /// The frame may be this old when it is read; more would be the wrong clock.
+        const LATE_MAX_MS: u64 = 120_000;
+        let as_told = self.phase == Phase::Unwelcome
+            && self.opening == Opening::Honest
+            && welcome.public_key == self.key
+            && welcome.device_id == self.device_id
+            && !welcome.recovered
+            && welcome.heartbeat_ms == context.heartbeat_ms
+            && welcome.time.unix_ms().abs_diff(context.unix_ms) <= LATE_MAX_MS;
+        ensure(as_told, Invariant::Opening, || {
+            format!(
+                "connection {} is {:?} after a {:?} opening and gets {welcome:?}",
+                self.id, self.phase, self.opening
+            )
+        })?;
+        self.phase = Phase::Active;
+        self.welcomed_at = Some(context.now);
+        self.epoch = welcome.epoch;
+        self.seq = welcome.seq;
+        Ok(())
+    }
+
+    fn error(&mut self, error: &ErrorFrame<'_>, context: &mut Context<'_>, reactions: &mut Vec<Reaction>) -> Checked {
+        let reason = error.reason;
+        let known = error.details.len() > 1 && (reason == "stale_timestamp") == error.time.is_some();
+        ensure(known, Invariant::FrameForm, || format!("{error:?}"))?;
+        if !self.is_active() {
+            let fits = match self.opening {
+                Opening::WrongVersion => reason == "unsupported_version",
+                Opening::BadSignature | Opening::OldNonce | Opening::FrameFirst => reason == "auth_failed",
+                Opening::Honest => reason == "overloaded",
+                _ => false,
+            };
+            return ensure(fits, Invariant::AnswerWrong, || format!("{reason} after a {:?} opening", self.opening));
+        }
+        if let Some(id) = error.id {
+            let claim = context.ledger.error(self.id, id, reason, context.now)?;
+            reactions.push(Reaction::Check(claim));
+            return Ok(());
+        }
+        self.nameless_answered += 1;
+        ensure(reason == "malformed", Invariant::AnswerWrong, || format!("{reason} without an id"))?;
+        ensure(self.nameless_answered <= self.nameless, Invariant::AnswerSurplus, || {
+            format!("connection {}: {} answers to {} nameless frames", self.id, self.nameless_answered, self.nameless)
+        })
+    }
+
+    /// The session is over.
+    pub(crate) fn end(&mut self, end: End) {
+        self.phase = Phase::Ended(end);
+    }
+
+    /// Checks how the session ended. `replaced` says that a newer connection of the device logged in
+    /// or tried to; `crowded` that the key may have had too many devices; `tight` that even a good
+    /// reader may be too slow; `draining` that the relay goes away.
+    pub(crate) fn check_end(&self, replaced: bool, crowded: bool, tight: bool, draining: bool) -> Checked {
+        let Phase::Ended(end) = self.phase else {
+            return Ok(());
+        };
+        let late = self.stalled || tight;
+        match end {
+            End::Own => Ok(()),
+            End::Http(status) => {
+                let expected = match self.opening {
+                    Opening::WrongPath => 404,
+                    Opening::PlainGet => 426,
+                    Opening::NoUpgrade => 408,
+                    _ => 0,
+                };
+                ensure(status == expected || draining, Invariant::CloseCode, || {
+                    format!("HTTP {status} after a {:?} opening", self.opening)
+                })
+            }
+            End::Code(code) => {
+                let cause = match code {
+                    close::REPLACED => replaced,
+                    close::TOO_SLOW => late,
+                    close::GOING_AWAY => draining,
+                    close::TOO_MANY => {
+                        crowded || self.frames + self.messages > u64::from(limits::CONTROL_FRAMES_PER_SECOND)
+                    }
+                    close::AUTH => !matches!(self.opening, Opening::Honest | Opening::BinaryFirst),
+                    _ => false,
+                };
+                let ok = cause || self.causes.contains(&code) || self.close_sent == Some(code);
+                ensure(ok, Invariant::CloseCode, || {
+                    format!(
+                        "connection {} closed with {code}: opening {:?}, causes {:?}",
+                        self.id, self.opening, self.causes
+                    )
+                })?;
+                let told = self.restarting || self.welcomed_at.is_none() || self.close_sent == Some(code);
+                ensure(code != close::GOING_AWAY || told, Invariant::CloseCode, || {
+                    format!("connection {} closed with 1001 without a word about restarting", self.id)
+                })
+            }
+            End::Abrupt => {
+                let excused = draining
+                    || late
+                    || self.half_closed
+                    || self.close_sent.is_some()
+                    || !self.causes.is_empty()
+                    || self.opening != Opening::Honest;
+                ensure(excused, Invariant::UnexpectedEnd, || {
+                    format!("connection {} ended without a close frame", self.id)
+                })
+            }
+        }
+    }
+
+    /// Checks, once quiet, that a healthy session got all its answers.
+    pub(crate) fn check_quiet(&self) -> Checked {
+        if !self.is_healthy() {
+            return Ok(());
+        }
+        for (what, asked, answered) in
+            [("nameless frames", self.nameless, self.nameless_answered), ("pings", self.pings, self.pongs)]
+        {
+            ensure(asked == answered, Invariant::AnswerMissing, || {
+                format!("connection {}: {answered} answers to {asked} {what}", self.id)
+            })?;
+        }
+        // RFC 6455, 5.5.3: only the latest of several pings must be answered.
+        ensure((self.control_pings > 0) == (self.control_pongs > 0), Invariant::AnswerMissing, || {
+            format!("connection {}: {} WebSocket pings unanswered", self.id, self.control_pings)
+        })?;
+        ensure(self.sync_asked.is_none_or(|before| self.lobby.snapshots > before), Invariant::LobbySync, || {
+            format!("connection {} asked for a snapshot and got none", self.id)
+        })
+    }
+}

@@ -1,0 +1,236 @@
+//! The trace of a run: a hash over every event and effect, and on request the last ones as text.
+
+use std::collections::VecDeque;
+use std::hash::Hasher;
+
+use relay_core::{Effect, Envelope, Event, Nanos, Outcome};
+use siphasher::sip::SipHasher13;
+
+/// Lines kept to be shown behind a violation.
+const LINES_MAX: usize = 60;
+
+/// Bytes of a masked, empty pong: at rest there is nothing but pings and pongs, which would push out
+/// of the last lines what led there.
+const HEARTBEAT_BYTES_MAX: usize = 6;
+
+/// Gathers what happened. The hash does not depend on whether text is kept.
+pub(crate) struct Trace {
+    hasher: SipHasher13,
+    /// Events and effects so far.
+    pub(crate) count: u64,
+    lines: Option<VecDeque<String>>,
+    print: bool,
+}
+
+impl Trace {
+    /// Starts a trace; `keep` keeps the last lines, `print` writes every line to standard error.
+    pub(crate) fn new(keep: bool, print: bool) -> Self {
+        Self { hasher: SipHasher13::new_with_keys(0, 0), count: 0, lines: (keep || print).then(VecDeque::new), print }
+    }
+
+    /// The hash so far.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hasher.finish()
+    }
+
+    /// The last lines, oldest first.
+    pub(crate) fn into_lines(self) -> Vec<String> {
+        self.lines.map(Vec::from).unwrap_or_default()
+    }
+
+    /// Adds a line that is not hashed: what a client did or saw.
+    pub(crate) fn note(&mut self, now: Nanos, text: impl FnOnce() -> String) {
+        self.line(now, false, text);
+    }
+
+    fn line(&mut self, now: Nanos, is_heartbeat: bool, text: impl FnOnce() -> String) {
+        let Some(lines) = &mut self.lines else {
+            return;
+        };
+        if is_heartbeat && !self.print {
+            return;
+        }
+        let line = format!("{:>10.3} ms  {}", now as f64 / 1e6, text());
+        if self.print {
+            eprintln!("{line}");
+        }
+        if lines.len() == LINES_MAX {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+
+    /// Adds an event of a shard.
+    pub(crate) fn event(&mut self, now: Nanos, shard: usize, event: &Event<'_>) {
+        self.head(now, shard, event_tag(event));
+        match event {
+            Event::Accepted { nonce, .. } => self.hasher.write(nonce),
+            Event::Arrived { connection, arrival } => {
+                self.number(u64::from(connection.index));
+                self.hasher.write(arrival.public_key.as_bytes());
+                self.bytes(&arrival.unread);
+            }
+            Event::Received { connection, bytes } => {
+                self.number(u64::from(connection.index));
+                self.bytes(bytes);
+            }
+            Event::Written { connection, buffer } => {
+                self.number(u64::from(connection.index));
+                self.number(buffer.len() as u64);
+            }
+            Event::Disconnected { connection, .. } => self.number(u64::from(connection.index)),
+            Event::FromShard { from, envelope } => {
+                self.number(u64::from(from.0));
+                self.envelope(envelope);
+            }
+            Event::Congestion { to, full } => self.number(u64::from(to.0) * 2 + u64::from(*full)),
+            Event::Drain => {}
+        }
+        let is_heartbeat = match event {
+            Event::Received { bytes, .. } => bytes.len() <= HEARTBEAT_BYTES_MAX,
+            Event::Written { buffer, .. } => buffer.len() <= HEARTBEAT_BYTES_MAX,
+            _ => false,
+        };
+        self.line(now, is_heartbeat, || format!("shard {shard} <- {}", describe_event(event)));
+    }
+
+    /// Adds an effect of a shard.
+    pub(crate) fn effect(&mut self, now: Nanos, shard: usize, effect: &Effect) {
+        self.head(now, shard, effect_tag(effect));
+        match effect {
+            Effect::Read { connection, .. }
+            | Effect::ShutdownWrite { connection }
+            | Effect::Close { connection }
+            | Effect::HandOver { connection, .. } => self.number(u64::from(connection.index)),
+            Effect::Write { connection, buffer } => {
+                self.number(u64::from(connection.index));
+                self.bytes(buffer);
+            }
+            Effect::Send { to, envelope } => {
+                self.number(u64::from(to.0));
+                self.envelope(envelope);
+            }
+        }
+        let is_heartbeat = matches!(effect, Effect::Write { buffer, .. } if buffer.len() <= HEARTBEAT_BYTES_MAX);
+        self.line(now, is_heartbeat, || format!("shard {shard} -> {}", describe_effect(effect)));
+    }
+
+    fn head(&mut self, now: Nanos, shard: usize, tag: u8) {
+        self.count += 1;
+        self.number(now);
+        self.hasher.write(&[shard as u8, tag]);
+    }
+
+    fn envelope(&mut self, envelope: &Envelope) {
+        match envelope {
+            Envelope::Deliver { ticket, recipient, frame } => {
+                self.hasher.write(&[0]);
+                self.number(u64::from(ticket.slot));
+                self.number(u64::from(ticket.generation));
+                self.hasher.write(recipient.as_bytes());
+                self.bytes(frame);
+            }
+            Envelope::Delivered { ticket, outcome, .. } => {
+                self.hasher.write(&[1]);
+                self.number(u64::from(ticket.slot));
+                self.number(u64::from(ticket.generation));
+                self.hasher.write(&[match outcome {
+                    Outcome::Online => 0,
+                    Outcome::Offline => 1,
+                    Outcome::InvalidRecipient => 2,
+                }]);
+            }
+            Envelope::Lobby { joined, left } => {
+                self.hasher.write(&[2]);
+                for keys in [joined, left] {
+                    self.number(keys.len() as u64);
+                    for key in keys {
+                        self.hasher.write(key.as_bytes());
+                    }
+                }
+            }
+        }
+    }
+
+    fn number(&mut self, number: u64) {
+        self.hasher.write(&number.to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.number(bytes.len() as u64);
+        self.hasher.write(bytes);
+    }
+}
+
+fn event_tag(event: &Event<'_>) -> u8 {
+    match event {
+        Event::Accepted { .. } => 0,
+        Event::Arrived { .. } => 1,
+        Event::Received { .. } => 2,
+        Event::Written { .. } => 3,
+        Event::Disconnected { .. } => 4,
+        Event::FromShard { .. } => 5,
+        Event::Congestion { .. } => 6,
+        Event::Drain => 7,
+    }
+}
+
+fn effect_tag(effect: &Effect) -> u8 {
+    match effect {
+        Effect::Read { .. } => 16,
+        Effect::Write { .. } => 17,
+        Effect::ShutdownWrite { .. } => 18,
+        Effect::Close { .. } => 19,
+        Effect::HandOver { .. } => 20,
+        Effect::Send { .. } => 21,
+    }
+}
+
+fn describe_event(event: &Event<'_>) -> String {
+    match event {
+        Event::Accepted { connection, .. } => format!("accepted {connection:?}"),
+        Event::Arrived { connection, arrival } => {
+            format!("arrived {connection:?} of {:?} with {} bytes unread", arrival.public_key, arrival.unread.len())
+        }
+        Event::Received { connection, bytes } => format!("received {connection:?}, {} bytes", bytes.len()),
+        Event::Written { connection, buffer } => format!("written {connection:?}, {} bytes", buffer.len()),
+        Event::Disconnected { connection, gone } => format!("disconnected {connection:?} {gone:?}"),
+        Event::FromShard { from, envelope } => format!("from shard {}: {}", from.0, describe_envelope(envelope)),
+        Event::Congestion { to, full } => format!("congestion towards {}: {full}", to.0),
+        Event::Drain => "drain".to_owned(),
+    }
+}
+
+fn describe_effect(effect: &Effect) -> String {
+    match effect {
+        Effect::Read { connection, mode } => format!("read {connection:?} {mode:?}"),
+        Effect::Write { connection, buffer } => {
+            format!("write {connection:?}, {} bytes: {}", buffer.len(), printable(buffer))
+        }
+        Effect::ShutdownWrite { connection } => format!("shut down {connection:?}"),
+        Effect::Close { connection } => format!("close {connection:?}"),
+        Effect::HandOver { connection, to, .. } => format!("hand over {connection:?} to {}", to.0),
+        Effect::Send { to, envelope } => format!("send to {}: {}", to.0, describe_envelope(envelope)),
+    }
+}
+
+fn describe_envelope(envelope: &Envelope) -> String {
+    match envelope {
+        Envelope::Deliver { ticket, recipient, frame } => {
+            format!("deliver {}.{} to {recipient:?}, {} bytes", ticket.slot, ticket.generation, frame.len())
+        }
+        Envelope::Delivered { ticket, outcome, .. } => {
+            format!("delivered {}.{} {outcome:?}", ticket.slot, ticket.generation)
+        }
+        Envelope::Lobby { joined, left } => format!("lobby joined {joined:?} left {left:?}"),
+    }
+}
+
+/// The start of some bytes, for a person.
+pub(crate) fn printable(bytes: &[u8]) -> String {
+    const SHOWN: usize = 120;
+    let shown = bytes.len().min(SHOWN);
+    let text: String =
+        bytes[..shown].iter().map(|&byte| if byte.is_ascii_graphic() { byte as char } else { '.' }).collect();
+    if bytes.len() > SHOWN { format!("{text}…") } else { text }
+}
