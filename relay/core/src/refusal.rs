@@ -40,6 +40,10 @@ impl Refusal {
     pub(crate) const NO_LOBBY: Self =
         Self::new(Reason::Malformed, "This session asked for no lobby, so there is nothing to sync.");
     pub(crate) const NOT_SERVED: Self = Self::new(Reason::Malformed, "This relay does not serve that type of frame.");
+    pub(crate) const AUTH_KEY: Self =
+        Self::new(Reason::AuthFailed, "publicKey is not a usable Ed25519 key: canonical and of prime order.");
+    pub(crate) const AUTH_SIGNATURE: Self =
+        Self::new(Reason::AuthFailed, "The signature does not fit the relay's name and nonce, the key and the device.");
     pub(crate) const AUTH_FIRST: Self = Self::new(Reason::AuthFailed, "The first frame must be auth.");
 }
 

@@ -3,7 +3,7 @@
 use protocol::decode::{FrameDecoder, MalformedKind};
 use protocol::frame::{ClientFrame, LobbyMode, Target};
 use protocol::limits;
-use protocol::opening::check_auth;
+use protocol::opening::{AuthError, check_auth};
 use protocol::server_frame::{Challenge, ErrorFrame, Welcome, WelcomeLimits};
 use protocol::upgrade::{Upgrade, UpgradeLimits, read_upgrade};
 use protocol::websocket::{self, Decoder, Incoming, Role};
@@ -192,7 +192,11 @@ impl Core {
                 unread: Vec::new(),
             })),
             Err(error) => {
-                self.error(link, Reason::AuthFailed, None, &error.to_string(), About::default());
+                let refusal = match error {
+                    AuthError::Key(_) => Refusal::AUTH_KEY,
+                    AuthError::Signature => Refusal::AUTH_SIGNATURE,
+                };
+                self.refuse(link, refusal, About::default());
                 None
             }
         }
