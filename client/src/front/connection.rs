@@ -138,7 +138,7 @@ impl Connection {
         match message {
             Message::Text(text) => Progress::Text(text.as_str().to_owned()),
             Message::Ping(_) => {
-                // The answer is queued inside the socket.
+                // The answer is queued inside the socket; reading on sends it unless writes are blocked.
                 self.is_unflushed = true;
                 Progress::Heard
             }

@@ -457,16 +457,21 @@ fn a_device_taken_over_or_a_key_refused_stays_away() {
         let (delay, events) = fixture.end(Some(code));
         assert_eq!(delay, None);
         assert!(matches!(events[..], [Event::Closed { retry: false, .. }]), "{events:?}");
+        assert_eq!(fixture.end(None).0, None, "asked again");
     }
 }
 
 #[test]
 fn a_restarting_relay_says_when_to_come_back() {
-    let mut fixture = Fixture::open();
+    let mut fixture = Fixture::offline();
+    for _ in 0..4 {
+        fixture.end(None);
+    }
+    fixture.open_with(&frames::welcome_frame(ME, "phone"));
     let event = fixture.event("{\"type\":\"restarting\",\"reconnectInMs\":1234}");
     assert_eq!(event, Event::Restarting { reconnect_in_ms: 1234 });
     assert_eq!(fixture.end(Some(1001)).0, Some(Duration::from_millis(1234)));
-    // That was for once.
+    // That was for once, and a new start.
     assert_eq!(fixture.end(None).0, Some(Duration::from_secs(2)));
     fixture.open_with(&frames::welcome_frame(ME, "phone"));
     fixture.text("{\"type\":\"restarting\",\"reconnectInMs\":9007199254740991}");
