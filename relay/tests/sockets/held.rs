@@ -9,31 +9,12 @@ use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::kit::{Client, Engine, Relay, User, Watcher, wire};
+use crate::kit::{Client, Engine, Relay, User, Watcher, on_every_engine, wire};
 
 const CONNECTIONS: usize = 15_000;
 
-mod ring {
-    #[test]
-    fn fifteen_thousand() {
-        super::fifteen_thousand(crate::kit::Engine::Ring);
-    }
-}
-
-mod tokio_uring {
-    #[test]
-    #[ignore = "takes a while, and the engines differ little here: run it with --ignored"]
-    fn fifteen_thousand() {
-        super::fifteen_thousand(crate::kit::Engine::TokioUring);
-    }
-}
-
-mod epoll {
-    #[test]
-    #[ignore = "takes a while, and the engines differ little here: run it with --ignored"]
-    fn fifteen_thousand() {
-        super::fifteen_thousand(crate::kit::Engine::Epoll);
-    }
+on_every_engine! {
+    fifteen_thousand,
 }
 
 fn fifteen_thousand(engine: Engine) {
