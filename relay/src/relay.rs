@@ -118,6 +118,7 @@ pub struct Running {
     admin_address: Option<SocketAddr>,
     placement: Placement,
     choice: Choice,
+    verify: Verify,
     control: Control,
     notices: Receiver<Notice>,
     /// Empty once the end was waited for.
@@ -158,7 +159,9 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let (notices_sender, notices) = bounded(usize::from(placement.shards) + 1);
     let (handles, threads) = start_shards(config, &placement, &choice, sockets, &notices_sender)?;
     let control = Control::new(handles, notices_sender);
-    let mut running = Running { address, admin_address, placement, choice, control, notices, threads, admin: None };
+    let verify = config.verify;
+    let mut running =
+        Running { address, admin_address, placement, choice, verify, control, notices, threads, admin: None };
     if let Some((socket, _)) = admin_socket {
         let about = About { engine: running.choice.kind, shards: running.placement.shards };
         running.admin = Some(admin::start(socket, about, running.control.clone()).map_err(StartError::Admin)?);
@@ -307,6 +310,65 @@ impl fmt::Display for Running {
             Some(address) => write!(f, "admin on {address}, ")?,
             None => f.write_str("admin off, ")?,
         }
-        write!(f, "{}, engine {kind} ({why})", self.placement)
+        write!(f, "{}, engine {kind} ({why})", self.placement)?;
+        match self.verify {
+            Verify::Off => f.write_str(", SIGNATURES NOT CHECKED"),
+            Verify::Auto | Verify::Strict => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Running, StartError, start};
+    use crate::config::values::Admin;
+    use crate::config::{Config, Verify};
+    use relay_core::ShardId;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    fn config() -> Config {
+        let any_port = (Ipv4Addr::LOCALHOST, 0).into();
+        Config { listen: any_port, admin: Admin::At(any_port), shards: Some(2), ..Config::default() }
+    }
+
+    fn is_free(running: Running) -> bool {
+        let addresses = [running.address(), running.admin_address().unwrap()];
+        running.stop().unwrap();
+        addresses.iter().all(|address| TcpListener::bind(address).is_ok())
+    }
+
+    #[test]
+    fn a_relay_starts_answers_and_stops_within_this_process() {
+        let running = start(&config()).unwrap();
+        drop(TcpStream::connect(running.address()).unwrap());
+        let snapshots = running.snapshots();
+        assert_eq!(snapshots.iter().map(|snapshot| snapshot.shard).collect::<Vec<_>>(), [ShardId(0), ShardId(1)]);
+        assert!(is_free(running));
+    }
+
+    #[test]
+    fn a_dropped_relay_has_stopped() {
+        let running = start(&config()).unwrap();
+        let (control, address) = (running.control(), running.address());
+        drop(running);
+        assert!(control.is_draining() && control.snapshots().is_empty());
+        TcpListener::bind(address).unwrap();
+    }
+
+    #[test]
+    fn a_relay_that_does_not_start_leaves_nothing() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let error = start(&Config { listen: free, admin: Admin::At(taken.1), ..config() }).unwrap_err();
+        assert!(matches!(error, StartError::Bind { option: "admin", .. }), "{error}");
+        TcpListener::bind(free).unwrap();
+    }
+
+    #[test]
+    fn unchecked_signatures_are_told_where_the_relay_starts() {
+        let running = start(&Config { verify: Verify::Off, admin: Admin::Off, ..config() }).unwrap();
+        let line = running.to_string();
+        assert!(line.contains(", admin off, 2 shards on ") && line.ends_with(", SIGNATURES NOT CHECKED"), "{line}");
     }
 }

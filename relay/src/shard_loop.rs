@@ -337,3 +337,6 @@ fn engine_mode(mode: ReadMode) -> relay_engine::ReadMode {
 fn nanos(duration: Duration) -> Nanos {
     Nanos::try_from(duration.as_nanos()).unwrap_or(Nanos::MAX)
 }
+
+#[cfg(test)]
+mod tests;
