@@ -1,0 +1,351 @@
+//! The command line.
+
+use std::net::{IpAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
+use crate::run::Request;
+use crate::schedule::Arrivals;
+use crate::slo::Slo;
+use crate::stock::CLIENTS_MAX;
+use crate::units::{parse_cores, parse_duration, parse_per_second};
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", version, about = "Loads a relay with signing clients and says whether it is fast enough.")]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs clients against a relay, measures, and judges.
+    #[command(after_help = RUN_HELP)]
+    Run(Box<RunArgs>),
+}
+
+const RUN_HELP: &str = "\
+Latency counts from the intended send time: a message that was due and could not go yet counts its wait.
+Targets: message|service|send_lag|ack|lobby|lobby.join|lobby.leave|connect|auth, each .p50 .p90 .p99 .p99.9 .max
+with < or <= and a duration; loss, duplicates, errors, diverged with =, < or <=; rate with > or >=.
+
+Exit code: 0 all targets met, 1 could not run, 2 wrong usage, 3 the run says nothing about a target, 99 target missed.";
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The relay, as ws://HOST:PORT/ws.
+    #[arg(required_unless_present = "spawn_relay", conflicts_with = "spawn_relay")]
+    url: Option<String>,
+    /// The name that the relay has to have [default: the URL's host; localhost for a loopback address].
+    #[arg(long)]
+    relay_name: Option<String>,
+    /// Clients that stay connected, each with a key of its own.
+    #[arg(long, default_value_t = 1000)]
+    clients: u32,
+    /// How many of them send messages, the first so many [default: all].
+    #[arg(long)]
+    senders: Option<u32>,
+    /// To how many others each sender writes.
+    #[arg(long, default_value_t = 16)]
+    peers: u32,
+    /// Messages a second over all clients, as 2000/s; `max` for as many as acks allow (a closed loop); 0 for none.
+    #[arg(long, default_value = "2000/s", value_parser = parse_rate)]
+    rate: RateArg,
+    /// With --rate max: messages of one sender that wait for their ack.
+    #[arg(long, default_value_t = 1)]
+    in_flight: u32,
+    /// How messages and visitors are spread over time.
+    #[arg(long, value_enum, default_value_t = ArrivalsArg::Constant)]
+    arrivals: ArrivalsArg,
+    /// Visitors who join, and as many who leave, a second.
+    #[arg(long, default_value = "0/s", value_parser = parse_per_second)]
+    churn: f64,
+    /// How long a visitor stays: always so long with constant arrivals, on average with Poisson.
+    #[arg(long, default_value = "1s", value_parser = parse_duration)]
+    stay: Duration,
+    /// Over which time clients connect.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    ramp: Duration,
+    /// How long messages flow before they are measured.
+    #[arg(long, default_value = "2s", value_parser = parse_duration)]
+    warmup: Duration,
+    /// How long is measured.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    duration: Duration,
+    /// How long to wait at the end for what is in flight, and for lobbies to agree.
+    #[arg(long, default_value = "5s", value_parser = parse_duration)]
+    drain: Duration,
+    /// Bytes of a message's text.
+    #[arg(long, default_value_t = 100)]
+    message_bytes: usize,
+    /// Which lobby frames clients ask for.
+    #[arg(long, value_enum, default_value_t = LobbyArg::All)]
+    lobby: LobbyArg,
+    /// Worker threads [default: one for each core of --pin-cores, else 1]. One carries some 100,000 messages a second.
+    #[arg(long)]
+    workers: Option<usize>,
+    /// Cores to keep workers on, as 1 or 2,4-7.
+    #[arg(long, value_parser = parse_core_list)]
+    pin_cores: Option<CoreList>,
+    /// How workers talk to the kernel.
+    #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
+    engine: EngineChoice,
+    /// Makes keys, recipients and schedules. Generators that load one relay together need different ones.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Messages signed before the run, 12 µs and 0.5 KB each [default: the whole run's, or 60000/s with --rate max;
+    /// at most 1000000 and 120 s]. What is more is signed while the run goes on.
+    #[arg(long)]
+    presign: Option<u64>,
+    /// Local addresses to connect from, in turns.
+    #[arg(long, value_delimiter = ',')]
+    source_ip: Vec<IpAddr>,
+    /// Targets, as message.p99<500ms,lobby.p99<100ms,loss=0.
+    #[arg(long)]
+    slo: Option<Slo>,
+    /// Directory for summary.json, intervals.hlog and relay.log; is made.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Start a relay for this run, on free ports of the loopback interface, and end it afterwards.
+    #[arg(long)]
+    spawn_relay: bool,
+    /// The relay's program [default: `relay` beside this one].
+    #[arg(long)]
+    relay_bin: Option<PathBuf>,
+    /// Further arguments for it, separated by spaces.
+    #[arg(long, allow_hyphen_values = true)]
+    relay_args: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum RateArg {
+    PerSecond(f64),
+    Max,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ArrivalsArg {
+    Constant,
+    Poisson,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LobbyArg {
+    All,
+    None,
+}
+
+/// Clap takes a `Vec` for an option that may stand several times.
+#[derive(Clone, Debug)]
+struct CoreList(Vec<usize>);
+
+fn parse_core_list(text: &str) -> Result<CoreList, String> {
+    parse_cores(text).map(CoreList)
+}
+
+fn parse_rate(text: &str) -> Result<RateArg, String> {
+    if text == "max" { Ok(RateArg::Max) } else { parse_per_second(text).map(RateArg::PerSecond) }
+}
+
+/// A usage error, which ends the program with 2.
+fn wrong(message: impl std::fmt::Display) -> clap::Error {
+    Cli::command().error(ErrorKind::ValueValidation, message)
+}
+
+impl RunArgs {
+    /// Settles what is to be run.
+    ///
+    /// # Errors
+    /// What cannot be, for [`clap::Error::exit`].
+    pub fn into_request(self) -> Result<Request, clap::Error> {
+        let workers = self.workers.unwrap_or_else(|| self.pin_cores.as_ref().map_or(1, |cores| cores.0.len()));
+        let workload = self.workload(workers)?;
+        // Clap's own `requires` says nothing where the URL conflicts with what is required.
+        if !self.spawn_relay && (self.relay_bin.is_some() || self.relay_args.is_some()) {
+            return Err(wrong("--relay-bin and --relay-args are for --spawn-relay"));
+        }
+        let target = self.url.as_deref().map(|url| parse_url(url, self.relay_name.as_deref())).transpose()?;
+        let spawn = self.spawn_relay.then(|| {
+            let program = self.relay_bin.clone().unwrap_or_else(|| {
+                let own = std::env::current_exe().unwrap_or_default();
+                own.with_file_name("relay")
+            });
+            let arguments = self.relay_args.as_deref().unwrap_or_default();
+            let arguments = arguments.split_ascii_whitespace().map(str::to_owned).collect();
+            (Spawn { program, arguments }, self.relay_name.clone().unwrap_or_else(|| "localhost".to_owned()))
+        });
+        Ok(Request {
+            workload,
+            target,
+            relay_log: self.out.as_ref().filter(|_| spawn.is_some()).map(|out| out.join("relay.log")),
+            spawn,
+            source_ips: self.source_ip,
+            workers,
+            pin_cores: self.pin_cores.map(|cores| cores.0).unwrap_or_default(),
+            engine: self.engine,
+            slo: self.slo.unwrap_or_default(),
+        })
+    }
+
+    fn workload(&self, workers: usize) -> Result<Workload, clap::Error> {
+        let clients = self.clients;
+        let rate = match self.rate {
+            RateArg::Max => Rate::Max { in_flight: self.in_flight },
+            RateArg::PerSecond(rate) if rate > 0.0 => Rate::PerSecond(rate),
+            RateArg::PerSecond(_) => Rate::Idle,
+        };
+        let senders = if rate == Rate::Idle { 0 } else { self.senders.unwrap_or(clients) };
+        let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(wrong(message)) };
+        check(workers >= 1, "--workers must be at least 1")?;
+        check((1..CLIENTS_MAX).contains(&clients), "--clients must be 1 to 16777215")?;
+        check(workers <= clients as usize, "there are more --workers than --clients")?;
+        check(!self.duration.is_zero(), "--duration must be longer than nothing")?;
+        check((1..=255).contains(&self.peers), "--peers must be 1 to 255")?;
+        check(self.churn <= 100_000.0, "--churn must be 100000/s at most")?;
+        if rate != Rate::Idle {
+            check(
+                clients as usize >= 2 * workers,
+                "a worker's clients write to each other: give it at least two of --clients, or use fewer --workers",
+            )?;
+            check((1..=clients).contains(&senders), "--senders must be 1 to the number of clients")?;
+            check((1..=16_000).contains(&self.message_bytes), "--message-bytes must be 1 to 16000")?;
+            check(self.in_flight >= 1, "--in-flight must be at least 1")?;
+            check(self.presign != Some(0), "--presign must be at least 1")?;
+        }
+        Ok(Workload {
+            clients,
+            senders,
+            peers: self.peers,
+            rate,
+            arrivals: match self.arrivals {
+                ArrivalsArg::Constant => Arrivals::Constant,
+                ArrivalsArg::Poisson => Arrivals::Poisson,
+            },
+            churn_per_second: self.churn,
+            stay: self.stay,
+            ramp: self.ramp,
+            warmup: self.warmup,
+            duration: self.duration,
+            drain: self.drain,
+            message_bytes: self.message_bytes,
+            presign: self.presign,
+            lobby: self.lobby == LobbyArg::All,
+            seed: self.seed,
+        })
+    }
+}
+
+/// Takes `ws://HOST[:PORT]/PATH` apart.
+fn parse_url(url: &str, relay_name: Option<&str>) -> Result<Target, clap::Error> {
+    let form = || wrong(format!("`{url}` is no URL of a relay; write it as ws://127.0.0.1:7400/ws"));
+    if url.starts_with("wss://") {
+        return Err(wrong("wss is not supported: load the relay itself, behind what ends TLS"));
+    }
+    let rest = url.strip_prefix("ws://").ok_or_else(form)?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() || path == "/" { protocol::upgrade::PATH } else { path };
+    let fits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic());
+    if !fits(authority) || !fits(path) || authority.contains('@') {
+        return Err(form());
+    }
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let (host, dialled) = if has_port {
+        (authority.rsplit_once(':').map_or(authority, |(host, _)| host), authority.to_owned())
+    } else {
+        (authority, format!("{authority}:80"))
+    };
+    let address = dialled
+        .to_socket_addrs()
+        .map_err(|error| wrong(format!("the host of {url} is unknown: {error}")))?
+        .next()
+        .ok_or_else(|| wrong(format!("the host of {url} has no address")))?;
+    let relay_name = relay_name.map_or_else(|| protocol::opening::default_relay_name(host), str::to_owned);
+    Ok(Target { authority: authority.to_owned(), path: path.to_owned(), address, relay_name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cli, Command, parse_url};
+    use crate::plan::Rate;
+    use crate::run::Request;
+    use clap::Parser;
+    use std::time::Duration;
+
+    fn request(arguments: &str) -> Result<Request, String> {
+        let line = ["loadgen", "run"].into_iter().chain(arguments.split_ascii_whitespace());
+        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let Command::Run(args) = cli.command;
+        args.into_request().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_command_of_the_issue_is_read() {
+        let request = request(
+            "ws://127.0.0.1:7400/ws --clients 1000 --rate 2000/s --arrivals poisson --churn 20/s --ramp 5s --warmup 2s \
+             --duration 10s --message-bytes 100 --workers 2 --pin-cores 0,1 --seed 7 \
+             --slo message.p99<500ms,lobby.p99<100ms,loss=0 --out results",
+        )
+        .unwrap();
+        assert_eq!(request.workload.rate, Rate::PerSecond(2000.0));
+        assert_eq!(request.workload.senders, 1000);
+        assert_eq!(request.workload.duration, Duration::from_secs(10));
+        assert_eq!((request.workers, request.pin_cores), (2, vec![0, 1]));
+        assert_eq!(request.slo.terms.len(), 3);
+        assert!(request.spawn.is_none());
+    }
+
+    #[test]
+    fn a_spawned_relay_needs_no_url() {
+        let request = request("--spawn-relay --rate max --in-flight 4 --senders 100 --relay-args --shards_1").unwrap();
+        assert_eq!(request.workload.rate, Rate::Max { in_flight: 4 });
+        assert_eq!(request.workload.senders, 100);
+        let (spawn, name) = request.spawn.unwrap();
+        assert_eq!((spawn.arguments, name.as_str()), (vec!["--shards_1".to_owned()], "localhost"));
+        assert!(request.target.is_none());
+    }
+
+    #[test]
+    fn idle_runs_sign_nothing() {
+        let workload = request("ws://localhost:1 --rate 0 --clients 1").unwrap().workload;
+        assert_eq!((workload.rate, workload.senders), (Rate::Idle, 0));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        for (arguments, why) in [
+            ("", "required"),
+            ("ws://x:1 --spawn-relay", "cannot be used with"),
+            ("http://x:1", "no URL"),
+            ("wss://localhost:1", "wss"),
+            ("ws://localhost:1 --rate fast", "no rate"),
+            ("ws://localhost:1 --slo mesage.p99<1s", "mesage.p99<1s"),
+            ("ws://localhost:1 --clients 3 --workers 2", "at least two"),
+            ("ws://localhost:1 --clients 10 --senders 11", "--senders"),
+            ("ws://localhost:1 --duration 0", "--duration"),
+            ("ws://localhost:1 --relay-bin x", "--spawn-relay"),
+        ] {
+            let error = request(arguments).unwrap_err();
+            assert!(error.contains(why), "{arguments}: {error}");
+        }
+    }
+
+    #[test]
+    fn urls_are_taken_apart() {
+        let target = parse_url("ws://127.0.0.1:7400", None).unwrap();
+        assert_eq!((target.path.as_str(), target.relay_name.as_str()), ("/ws", "localhost"));
+        assert_eq!(target.authority, "127.0.0.1:7400");
+        let target = parse_url("ws://[::1]:7400/ws?x=1", Some("relay.example")).unwrap();
+        assert_eq!((target.path.as_str(), target.relay_name.as_str()), ("/ws?x=1", "relay.example"));
+        assert!(target.address.is_ipv6());
+        assert_eq!(parse_url("ws://127.0.0.1/ws", None).unwrap().address.port(), 80);
+        assert!(parse_url("ws:///ws", None).is_err());
+    }
+}

@@ -1,0 +1,150 @@
+//! Where a run took place: without that a number is no result.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde::Serialize;
+
+/// The machine, the kernel and the build.
+#[derive(Clone, Debug, Serialize)]
+pub struct Environment {
+    /// The processor's model.
+    pub cpu: String,
+    /// Its microcode.
+    pub microcode: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+    /// Main memory in bytes.
+    pub memory_bytes: u64,
+    /// The frequency governor of core 0; empty where there is none, as in most virtual machines.
+    pub governor: String,
+    /// The kernel's clock source.
+    pub clock_source: String,
+    /// The kernel's answers to known faults of processors, by fault.
+    pub mitigations: BTreeMap<String, String>,
+    /// Name, release and version of the kernel.
+    pub kernel: String,
+    /// Settings of the kernel that matter to many connections.
+    pub sysctls: BTreeMap<String, String>,
+    /// The host's name.
+    pub host: String,
+    /// How this program was built.
+    pub build: Build,
+}
+
+/// How this program was built.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Build {
+    /// Its version.
+    pub version: &'static str,
+    /// Commit of its source; empty if it was built outside of a checkout.
+    pub commit: &'static str,
+    /// Whether the checkout had other changes as well.
+    pub dirty: bool,
+    /// The compiler.
+    pub rustc: &'static str,
+    /// What it was built for.
+    pub target: &'static str,
+    /// The features of the processor that it was built for.
+    pub target_features: &'static str,
+    /// `release` or `debug`.
+    pub profile: &'static str,
+    /// The memory allocator.
+    pub allocator: &'static str,
+}
+
+/// This build.
+#[must_use]
+pub fn build() -> Build {
+    Build {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: env!("LOADGEN_COMMIT"),
+        dirty: matches!(env!("LOADGEN_DIRTY").as_bytes(), b"true"),
+        rustc: env!("LOADGEN_RUSTC"),
+        target: env!("LOADGEN_TARGET"),
+        target_features: env!("LOADGEN_TARGET_FEATURES"),
+        profile: env!("LOADGEN_PROFILE"),
+        allocator: "mimalloc",
+    }
+}
+
+const SYSCTLS: [&str; 6] = [
+    "net/core/somaxconn",
+    "net/ipv4/ip_local_port_range",
+    "net/ipv4/tcp_max_syn_backlog",
+    "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_wmem",
+    "net/core/busy_poll",
+];
+
+impl Environment {
+    /// Reads it from the kernel. What cannot be read stays empty.
+    #[must_use]
+    pub fn read() -> Self {
+        let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let kernel = rustix::system::uname();
+        let part = |part: &std::ffi::CStr| part.to_string_lossy().into_owned();
+        Self {
+            cpu: field(&cpuinfo, "model name"),
+            microcode: field(&cpuinfo, "microcode"),
+            cores: crate::preflight::cores(),
+            memory_bytes: kilobytes(&meminfo, "MemTotal"),
+            governor: line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+            mitigations: mitigations(),
+            kernel: format!("{} {} {}", part(kernel.sysname()), part(kernel.release()), part(kernel.version())),
+            sysctls: SYSCTLS
+                .into_iter()
+                .map(|name| (name.replace('/', "."), line(&format!("/proc/sys/{name}"))))
+                .collect(),
+            host: part(kernel.nodename()),
+            build: build(),
+        }
+    }
+}
+
+fn mitigations() -> BTreeMap<String, String> {
+    let Ok(faults) = fs::read_dir("/sys/devices/system/cpu/vulnerabilities") else { return BTreeMap::new() };
+    faults
+        .filter_map(Result::ok)
+        .map(|fault| (fault.file_name().to_string_lossy().into_owned(), line(&fault.path().to_string_lossy())))
+        .filter(|(_, answer)| answer != "Not affected")
+        .collect()
+}
+
+fn line(path: &str) -> String {
+    fs::read_to_string(path).map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default()
+}
+
+/// The first `name : value` of a file of such lines.
+fn field(text: &str, name: &str) -> String {
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(key, _)| key.trim() == name)
+        .map(|(_, value)| value.trim().to_owned())
+        .unwrap_or_default()
+}
+
+/// A field like `VmRSS:  1234 kB`, in bytes; zero if it is missing.
+pub(crate) fn kilobytes(text: &str, name: &str) -> u64 {
+    field(text, name).split(' ').next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Environment, kilobytes};
+
+    #[test]
+    fn fields_are_found() {
+        assert_eq!(kilobytes("VmPeak:\t  10 kB\nVmRSS:\t 123 kB\n", "VmRSS"), 123 * 1024);
+        assert_eq!(kilobytes("VmRSS:\t 123 kB\n", "RssAnon"), 0);
+    }
+
+    #[test]
+    fn this_machine_has_a_kernel_and_memory() {
+        let environment = Environment::read();
+        assert!(environment.kernel.starts_with("Linux "));
+        assert!(environment.memory_bytes > 0 && environment.cores > 0);
+    }
+}

@@ -1,0 +1,165 @@
+//! What became of each message, and of each lobby.
+//!
+//! # Invariants
+//! - `sent = delivered + altered_unrepaired + refused + lost`: every message sent ends in exactly one
+//!   of these, warm-up included. (`altered_unrepaired` are altered deliveries without a right one.)
+//! - A message counts as delivered once; what comes again is a duplicate.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Counts over a whole run, warm-up and drain included, of one worker or of all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ledger {
+    /// Messages handed to a connection.
+    pub sent: u64,
+    /// Messages that were due while their sender had no connection.
+    pub not_sent: u64,
+    /// Messages the relay acknowledged.
+    pub acked: u64,
+    /// Acks that came with `duplicate: true`, or a second time.
+    pub ack_duplicates: u64,
+    /// Messages that reached their recipient, byte for byte as sent.
+    pub delivered: u64,
+    /// Messages sent, not refused, and not delivered when the run ended.
+    pub lost: u64,
+    /// Messages the relay refused with an `error`.
+    pub refused: u64,
+    /// Deliveries of a message that had been delivered before.
+    pub duplicates: u64,
+    /// Deliveries of a message after a later one of the same sender to the same recipient.
+    pub out_of_order: u64,
+    /// Deliveries that differ from what was sent.
+    pub altered: u64,
+    /// Of those altered, the ones whose signature is wrong.
+    pub bad_signature: u64,
+    /// Messages whose only deliveries were altered ones.
+    pub altered_unrepaired: u64,
+    /// Deliveries to somebody else than the recipient.
+    pub misdelivered: u64,
+    /// Deliveries of what the relay had refused.
+    pub delivered_though_refused: u64,
+    /// Pushed messages that nobody here sent.
+    pub unknown: u64,
+    /// Inbox numbers that were skipped.
+    pub seq_gaps: u64,
+    /// Pushes whose inbox number was not above the one before.
+    pub seq_backward: u64,
+    /// Frames of a relay that could not be read.
+    pub unreadable: u64,
+    /// Errors by reason, with and without a message they are about.
+    pub errors: BTreeMap<String, u64>,
+    /// Connections that broke or were closed during the run, by cause.
+    pub disconnects: BTreeMap<String, u64>,
+}
+
+impl Ledger {
+    /// Adds the counts of another worker.
+    pub fn add(&mut self, other: &Self) {
+        self.sent += other.sent;
+        self.not_sent += other.not_sent;
+        self.acked += other.acked;
+        self.ack_duplicates += other.ack_duplicates;
+        self.delivered += other.delivered;
+        self.lost += other.lost;
+        self.refused += other.refused;
+        self.duplicates += other.duplicates;
+        self.out_of_order += other.out_of_order;
+        self.altered += other.altered;
+        self.bad_signature += other.bad_signature;
+        self.altered_unrepaired += other.altered_unrepaired;
+        self.misdelivered += other.misdelivered;
+        self.delivered_though_refused += other.delivered_though_refused;
+        self.unknown += other.unknown;
+        self.seq_gaps += other.seq_gaps;
+        self.seq_backward += other.seq_backward;
+        self.unreadable += other.unreadable;
+        for (own, others) in [(&mut self.errors, &other.errors), (&mut self.disconnects, &other.disconnects)] {
+            for (name, count) in others {
+                *own.entry(name.clone()).or_default() += count;
+            }
+        }
+    }
+
+    /// Messages that were due and did not arrive as sent, for whatever cause.
+    #[must_use]
+    pub fn undelivered(&self) -> u64 {
+        self.lost + self.refused + self.altered_unrepaired + self.not_sent
+    }
+
+    /// Everything that is wrong beside loss and duplicates.
+    #[must_use]
+    pub fn faults(&self) -> u64 {
+        let errors: u64 = self.errors.values().sum();
+        let disconnects: u64 = self.disconnects.values().sum();
+        errors
+            + disconnects
+            + self.out_of_order
+            + self.altered
+            + self.misdelivered
+            + self.delivered_though_refused
+            + self.unknown
+            + self.seq_gaps
+            + self.seq_backward
+            + self.unreadable
+    }
+}
+
+/// Counts `one more` under a name. Allocates for a new name only.
+pub fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    if let Some(count) = counts.get_mut(name) {
+        *count += 1;
+    } else {
+        counts.insert(name.to_owned(), 1);
+    }
+}
+
+/// Messages of the steady phase, by their intended send time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SteadyCounts {
+    /// Due in the steady phase.
+    pub due: u64,
+    /// Handed to a connection.
+    pub sent: u64,
+    /// Of those, delivered as sent, whenever that was.
+    pub delivered: u64,
+    /// Delivered within the steady phase, whenever they were sent: the throughput.
+    pub delivered_within: u64,
+    /// Joins by visitors.
+    pub joins: u64,
+    /// Leaves by visitors.
+    pub leaves: u64,
+    /// Clients that watched the lobby, the visitors not counted.
+    pub watchers: u64,
+}
+
+impl SteadyCounts {
+    /// Adds the counts of another worker.
+    pub fn add(&mut self, other: &Self) {
+        self.due += other.due;
+        self.sent += other.sent;
+        self.delivered += other.delivered;
+        self.delivered_within += other.delivered_within;
+        self.joins += other.joins;
+        self.leaves += other.leaves;
+        self.watchers += other.watchers;
+    }
+}
+
+/// What the clients' lobbies came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct LobbyOutcome {
+    /// Clients compared.
+    pub clients: u64,
+    /// Whether everybody on the relay is a client of this run, so that the truth is known. If not,
+    /// clients are compared with each other.
+    pub truth_known: bool,
+    /// Clients whose lobby was wrong in the end.
+    pub diverged_at_end: u64,
+    /// Times a client's own list disagreed with the totals of an update; it then asked for a
+    /// snapshot.
+    pub disagreements: u64,
+    /// Clients that disagreed at any time or were wrong in the end.
+    pub diverged: u64,
+}

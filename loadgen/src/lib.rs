@@ -1,0 +1,62 @@
+//! The load generator: thousands of clients with keys of their own, on one clock, in one process.
+//!
+//! # Flow
+//! ```text
+//! cli ── RunPlan ──> run (coordinator)
+//!   preflight, relay_process            descriptors and ports; a relay of our own, if asked for
+//!   worker × N   one thread each: engine, clients, schedule, stock of signed messages
+//!   signer × N   one thread each: signs ahead of the run
+//!   worker ── Report (intervals, ledger, lobby views) ──> run
+//! run ── summary ── slo ──> table, summary.json, intervals.hlog, exit code
+//! ```
+//!
+//! | module | subject |
+//! |---|---|
+//! | [`cli`], [`plan`], [`units`] | options, what a run does, how numbers are written |
+//! | [`schedule`], [`rng`], [`clock`] | when messages are due |
+//! | [`identity`], [`stock`], [`signer`] | keys; messages signed ahead; who signs them |
+//! | [`worker`] | the thread that holds clients and measures |
+//! | [`lobby`] | what a client knows of who is online, and how late it learns |
+//! | [`ledger`], [`recorder`] | what became of each message; histograms |
+//! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
+//! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
+//! | [`preflight`], [`relay_process`], [`environment`], [`exit`] | around the run |
+//!
+//! # Invariants
+//! - Latency counts from the **intended** send time. The schedule is never skipped: what is late is
+//!   sent at once, and its latency holds the wait.
+//! - Sender and recipient of a message live on one worker: nothing depends on two clocks, and no
+//!   memory is shared on the message path.
+//! - Every received message is compared byte for byte with what its sender signed; equal bytes have
+//!   the right signature, and others are verified strictly.
+//! - What was not delivered counts as infinitely late in the percentiles that are judged.
+//! - No allocation for a message once its batch is signed.
+//!
+//! Absent on purpose: TLS, reconnecting clients, rooms, receipts.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod clock;
+pub mod environment;
+pub mod exit;
+pub mod identity;
+pub mod interval_log;
+pub mod ledger;
+pub mod lobby;
+pub mod plan;
+pub mod preflight;
+pub mod progress;
+pub mod recorder;
+pub mod relay_process;
+pub mod report;
+pub mod rng;
+pub mod run;
+pub mod schedule;
+pub mod signer;
+pub mod slo;
+pub mod stock;
+pub mod summary;
+pub mod table;
+pub mod units;
+pub mod worker;

@@ -1,0 +1,71 @@
+//! The `loadgen` command.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use loadgen::cli::{Cli, Command, RunArgs};
+use loadgen::exit::Exit;
+use loadgen::progress::Progress;
+use loadgen::run::{self, RunResult};
+use loadgen::summary::Summary;
+use loadgen::{interval_log, relay_process, report, table};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // Ends with 2 on a wrong command line, with 0 for --help and --version.
+    let cli = Cli::parse();
+    relay_process::end_on_panic();
+    let Command::Run(args) = cli.command;
+    match run_once(*args) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            // Nobody reads what a closed standard error would have shown.
+            let _ = writeln!(io::stderr(), "loadgen: {error:#}");
+            Exit::CouldNotRun.into()
+        }
+    }
+}
+
+fn run_once(args: RunArgs) -> Result<Exit> {
+    let started = SystemTime::now();
+    let out = args.out.clone();
+    let request = args.into_request().unwrap_or_else(|error| error.exit());
+    let spawn = request.spawn.as_ref().map(|(spawn, _)| spawn.clone());
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("signals")?;
+    }
+    if let Some(out) = &out {
+        fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
+    }
+    let progress = Progress::to_stderr();
+    let result = run::run(request, &progress, &interrupted)?;
+    let argv = std::env::args().collect();
+    let (summary, exit) = report::summarize(&result, spawn.as_ref(), started, argv);
+    // The verdict is the exit code even where nobody reads the table.
+    let _ = io::stdout().write_all(table::render(&summary).as_bytes());
+    if let Some(out) = &out {
+        write_files(out, &summary, &result).with_context(|| format!("--out {}", out.display()))?;
+    }
+    Ok(exit)
+}
+
+fn write_files(out: &Path, summary: &Summary, result: &RunResult) -> Result<()> {
+    let mut json = serde_json::to_vec_pretty(summary)?;
+    json.push(b'\n');
+    fs::write(out.join("summary.json"), json)?;
+    let mut log = BufWriter::new(File::create(out.join("intervals.hlog"))?);
+    interval_log::write(&mut log, result.steady_began, &result.intervals)?;
+    log.flush()?;
+    Ok(())
+}

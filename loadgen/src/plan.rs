@@ -1,0 +1,297 @@
+//! What a run does, settled before it starts and shared by all its threads.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::{Clock, to_ns};
+use crate::lobby::Visitors;
+use crate::schedule::{Arrivals, Share};
+use crate::slo::Slo;
+
+/// How many messages are sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// None: connections idle.
+    Idle,
+    /// So many a second over all clients, on a schedule: an open loop.
+    PerSecond(f64),
+    /// As many as acks allow, with so many in flight per sender: a closed loop.
+    Max {
+        /// Un-acked messages of one sender.
+        in_flight: u32,
+    },
+}
+
+/// Which engine the workers use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum EngineChoice {
+    /// io_uring where it works, else epoll.
+    #[default]
+    Auto,
+    /// io_uring.
+    Ring,
+    /// epoll.
+    Epoll,
+}
+
+/// Where the relay is.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Host and port as in the URL, for the `Host` header.
+    pub authority: String,
+    /// Path of the URL.
+    pub path: String,
+    /// The address that is dialled.
+    pub address: SocketAddr,
+    /// The name that the relay has to have.
+    pub relay_name: String,
+}
+
+/// How to start a relay of our own.
+#[derive(Clone, Debug)]
+pub struct Spawn {
+    /// Its program.
+    pub program: PathBuf,
+    /// Arguments besides the addresses.
+    pub arguments: Vec<String>,
+}
+
+/// What the user asked for.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Clients that stay for the whole run.
+    pub clients: u32,
+    /// How many of them send: the first so many.
+    pub senders: u32,
+    /// To how many others each of them writes.
+    pub peers: u32,
+    /// How many messages.
+    pub rate: Rate,
+    /// How they are spread; also the visitors' comings.
+    pub arrivals: Arrivals,
+    /// Visitors who join, and who leave, a second.
+    pub churn_per_second: f64,
+    /// How long a visitor stays: always so long with constant arrivals, on average with Poisson.
+    pub stay: Duration,
+    /// Over which time clients connect.
+    pub ramp: Duration,
+    /// How long messages flow before it counts.
+    pub warmup: Duration,
+    /// The steady phase.
+    pub duration: Duration,
+    /// How long to wait for what is still in flight, and then for lobbies to agree.
+    pub drain: Duration,
+    /// Bytes of a message's text.
+    pub message_bytes: usize,
+    /// Messages signed ahead at most, over all workers. `None`: see [`RunPlan::signed_ahead`].
+    pub presign: Option<u64>,
+    /// Whether clients ask for the lobby.
+    pub lobby: bool,
+    /// Makes keys, recipients and schedules.
+    pub seed: u64,
+}
+
+/// Everything about one run.
+#[derive(Debug)]
+pub struct RunPlan {
+    /// What the user asked for.
+    pub workload: Workload,
+    /// Where the relay is.
+    pub target: Target,
+    /// Local addresses to connect from, in turns; none lets the kernel choose.
+    pub source_ips: Vec<IpAddr>,
+    /// Worker threads.
+    pub workers: usize,
+    /// The core of each worker, in turns; none leaves them to the kernel.
+    pub pin_cores: Vec<usize>,
+    /// The workers' engine.
+    pub engine: EngineChoice,
+    /// Tells this run's message ids from those of others with the same seed.
+    pub nonce: u32,
+    /// The run's clock.
+    pub clock: Clock,
+    /// Who comes and goes.
+    pub visitors: Visitors,
+    /// Targets to judge by.
+    pub slo: Slo,
+}
+
+/// The moments of a run on its clock, once they are settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moments {
+    /// Messages and visitors begin.
+    pub begin_ns: u64,
+    /// It begins to count.
+    pub steady_ns: u64,
+    /// Nothing new is sent from here on.
+    pub end_ns: u64,
+}
+
+impl Moments {
+    /// Whether a moment lies in the steady phase.
+    #[must_use]
+    pub fn is_steady(&self, ns: u64) -> bool {
+        (self.steady_ns..self.end_ns).contains(&ns)
+    }
+}
+
+/// Handshakes under way at once over all workers: a relay allows 256 unauthenticated connections
+/// of one address (DESIGN, Bounds), and so this stays at half of that.
+pub const HANDSHAKES_MAX: usize = 128;
+
+/// Messages are signed at most so long before they are due: the relay takes 300 s.
+pub const SIGNED_AHEAD_MAX: Duration = Duration::from_secs(120);
+
+/// What the default signs ahead at most: 1,000,000 × 480 bytes = 480 MB, 12 s on one core.
+const SIGNED_AHEAD_DEFAULT: u64 = 1_000_000;
+
+/// What a closed loop is expected to reach at most on one core of the generator: signatures take
+/// 12 µs ahead of the run, and one worker carries some 60,000 messages a second.
+const CLOSED_LOOP_PER_SECOND: u64 = 60_000;
+
+impl Workload {
+    /// From the first message to the last.
+    #[must_use]
+    pub fn sending_time(&self) -> Duration {
+        self.warmup + self.duration
+    }
+
+    /// Messages a second that one sender plans, if there is a plan.
+    #[must_use]
+    pub fn per_sender(&self) -> Option<f64> {
+        match self.rate {
+            Rate::Idle => Some(0.0),
+            Rate::PerSecond(rate) => Some(rate / f64::from(self.senders)),
+            Rate::Max { .. } => None,
+        }
+    }
+
+    /// The longest stay of a visitor: exponential ones are cut at five times their mean.
+    #[must_use]
+    pub fn longest_stay(&self) -> Duration {
+        match self.arrivals {
+            Arrivals::Constant => self.stay,
+            Arrivals::Poisson => self.stay * 5,
+        }
+    }
+
+    /// How many visitors are needed so that a key rests 5 s before it comes again.
+    #[must_use]
+    pub fn visitors(&self, workers: usize) -> u32 {
+        let rest = Duration::from_secs(5);
+        let cycle = self.longest_stay().min(self.sending_time()) + rest;
+        let cycle = cycle.min(self.sending_time() + Duration::from_secs(1));
+        // A fifth more for Poisson's swings, and a few for each worker's share.
+        (self.churn_per_second * cycle.as_secs_f64() * 1.2).ceil() as u32
+            + if self.churn_per_second > 0.0 { 8 * workers as u32 } else { 0 }
+    }
+}
+
+impl RunPlan {
+    /// One worker's share.
+    #[must_use]
+    pub fn share(&self, worker: usize) -> Share {
+        Share { worker, workers: self.workers }
+    }
+
+    /// The numbers that belong to a worker, out of all below `end`: every `workers`-th.
+    pub fn owned(&self, worker: usize, end: u32) -> impl ExactSizeIterator<Item = u32> + use<> {
+        (worker as u32..end).step_by(self.workers)
+    }
+
+    /// The core of a worker.
+    #[must_use]
+    pub fn core_of(&self, worker: usize) -> Option<usize> {
+        if self.pin_cores.is_empty() { None } else { Some(self.pin_cores[worker % self.pin_cores.len()]) }
+    }
+
+    /// Messages that are signed before the clock of the run starts, over all workers: the whole
+    /// run's where they fit into `presign` (by default 1,000,000), and never more than 120 s of it.
+    /// What is more is signed while the run goes on.
+    #[must_use]
+    pub fn signed_ahead(&self) -> u64 {
+        let limit = self.workload.presign.unwrap_or(SIGNED_AHEAD_DEFAULT);
+        let time = self.workload.sending_time();
+        let wanted = match self.workload.rate {
+            Rate::Idle => 0,
+            Rate::PerSecond(rate) => (rate * time.min(SIGNED_AHEAD_MAX).as_secs_f64()).ceil() as u64,
+            Rate::Max { .. } => self.workload.presign.unwrap_or(CLOSED_LOOP_PER_SECOND * (time.as_secs() + 1)),
+        };
+        wanted.min(limit)
+    }
+
+    /// Where the phases lie when messages begin at `begin_ns`.
+    #[must_use]
+    pub fn moments(&self, begin_ns: u64) -> Moments {
+        let steady_ns = begin_ns + to_ns(self.workload.warmup);
+        Moments { begin_ns, steady_ns, end_ns: steady_ns + to_ns(self.workload.duration) }
+    }
+}
+
+/// A workload as summaries hold it.
+#[derive(Clone, Debug, Serialize)]
+pub struct WorkloadRecord {
+    clients: u32,
+    senders: u32,
+    peers: u32,
+    rate: String,
+    in_flight: Option<u32>,
+    loop_kind: &'static str,
+    arrivals: &'static str,
+    churn_per_second: f64,
+    stay_ms: u64,
+    ramp_ms: u64,
+    warmup_ms: u64,
+    duration_ms: u64,
+    message_bytes: usize,
+    lobby: bool,
+    seed: u64,
+}
+
+impl WorkloadRecord {
+    /// Whether messages waited for acks, so that response time is service time.
+    #[must_use]
+    pub fn is_closed_loop(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// The steady phase.
+    #[must_use]
+    pub fn duration_ns(&self) -> u64 {
+        self.duration_ms * 1_000_000
+    }
+}
+
+impl From<&Workload> for WorkloadRecord {
+    fn from(workload: &Workload) -> Self {
+        let ms = |duration: Duration| to_ns(duration) / 1_000_000;
+        let (rate, in_flight, loop_kind) = match workload.rate {
+            Rate::Idle => ("0".to_owned(), None, "idle"),
+            Rate::PerSecond(rate) => (format!("{rate}/s"), None, "open"),
+            Rate::Max { in_flight } => ("max".to_owned(), Some(in_flight), "closed"),
+        };
+        Self {
+            clients: workload.clients,
+            senders: workload.senders,
+            peers: workload.peers,
+            rate,
+            in_flight,
+            loop_kind,
+            arrivals: match workload.arrivals {
+                Arrivals::Constant => "constant",
+                Arrivals::Poisson => "poisson",
+            },
+            churn_per_second: workload.churn_per_second,
+            stay_ms: ms(workload.stay),
+            ramp_ms: ms(workload.ramp),
+            warmup_ms: ms(workload.warmup),
+            duration_ms: ms(workload.duration),
+            message_bytes: workload.message_bytes,
+            lobby: workload.lobby,
+            seed: workload.seed,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What is measured, and the histograms it goes into.
+//!
+//! Workers record into a [`Recorder`] of their own for one interval, then hand it over and take an
+//! empty one. Totals are sums of histograms; percentiles are never averaged.
+
+use hdrhistogram::Histogram;
+
+use crate::clock::SECOND_NS;
+
+/// One measured quantity. Values are nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metric {
+    /// Response time of a message: from its intended send to received and checked.
+    Message,
+    /// Service time of a message: from handing it to the connection to received and checked.
+    Service,
+    /// Send lag: from the intended send to handing it to the connection. The generator's own delay.
+    SendLag,
+    /// From handing a message to the connection to its ack.
+    Ack,
+    /// From a visitor's `auth` to a watcher's lobby showing them.
+    LobbyJoin,
+    /// From a visitor's close to a watcher's lobby missing them.
+    LobbyLeave,
+    /// From starting to connect to the end of the upgrade.
+    Connect,
+    /// From sending `auth` to `welcome`.
+    Auth,
+}
+
+impl Metric {
+    /// All of them, in the order of tables.
+    pub const ALL: [Self; 8] = [
+        Self::Message,
+        Self::Service,
+        Self::SendLag,
+        Self::Ack,
+        Self::LobbyJoin,
+        Self::LobbyLeave,
+        Self::Connect,
+        Self::Auth,
+    ];
+
+    /// The name in targets, logs and summaries.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Message => "message",
+            Self::Service => "service",
+            Self::SendLag => "send_lag",
+            Self::Ack => "ack",
+            Self::LobbyJoin => "lobby.join",
+            Self::LobbyLeave => "lobby.leave",
+            Self::Connect => "connect",
+            Self::Auth => "auth",
+        }
+    }
+}
+
+/// The longest time that is told apart from longer ones: 10 minutes.
+pub const HIGHEST_NS: u64 = 600 * SECOND_NS;
+
+/// Significant decimal digits: values are right to 0.1 %.
+const DIGITS: u8 = 3;
+
+/// One histogram per metric, 254 KB each, of which only what is touched counts.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    histograms: [Histogram<u64>; Metric::ALL.len()],
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self { histograms: std::array::from_fn(|_| empty()) }
+    }
+}
+
+/// An empty histogram of this program's range and precision.
+///
+/// # Panics
+/// Never: the bounds are constants that hdrhistogram accepts.
+#[must_use]
+pub fn empty() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, HIGHEST_NS, DIGITS).expect("the bounds are valid")
+}
+
+impl Recorder {
+    /// Records one value; longer than [`HIGHEST_NS`] counts as that. About 4 ns.
+    pub fn record(&mut self, metric: Metric, ns: u64) {
+        self.histograms[metric as usize].saturating_record(ns.max(1));
+    }
+
+    /// The histogram of a metric.
+    #[must_use]
+    pub fn of(&self, metric: Metric) -> &Histogram<u64> {
+        &self.histograms[metric as usize]
+    }
+
+    /// Adds another recorder's values.
+    ///
+    /// # Panics
+    /// Never: all recorders have the same bounds.
+    pub fn add(&mut self, other: &Self) {
+        for (own, others) in self.histograms.iter_mut().zip(&other.histograms) {
+            if !others.is_empty() {
+                own.add(others).expect("all recorders have the same bounds");
+            }
+        }
+    }
+
+    /// Forgets everything and keeps the memory.
+    pub fn clear(&mut self) {
+        for histogram in &mut self.histograms {
+            if !histogram.is_empty() {
+                histogram.reset();
+            }
+        }
+    }
+
+    /// Joins and leaves in one histogram.
+    ///
+    /// # Panics
+    /// Never: see [`Recorder::add`].
+    #[must_use]
+    pub fn lobby(&self) -> Histogram<u64> {
+        let mut both = self.of(Metric::LobbyJoin).clone();
+        both.add(self.of(Metric::LobbyLeave)).expect("all recorders have the same bounds");
+        both
+    }
+}
+
+/// The value that a share `quantile` of all samples does not exceed, where `infinite` more samples
+/// never came: `None` when it falls among those, or there are no samples at all.
+///
+/// The rank is `ceil(quantile * n)`, at least one, as HdrHistogram has it.
+#[must_use]
+pub fn quantile(histogram: &Histogram<u64>, infinite: u64, quantile: f64) -> Option<u64> {
+    let finite = histogram.len();
+    let all = finite + infinite;
+    let rank = ((quantile * all as f64).ceil() as u64).max(1);
+    if rank > finite {
+        return None;
+    }
+    // The middle of the rank, so that rounding cannot reach its neighbours.
+    Some(histogram.value_at_quantile((rank as f64 - 0.5) / finite as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HIGHEST_NS, Metric, Recorder, empty, quantile};
+
+    #[test]
+    fn percentiles_are_those_computed_by_hand() {
+        let mut histogram = empty();
+        for value in 1..=1000 {
+            histogram.record(value).unwrap();
+        }
+        for (share, value) in [(0.5, 500), (0.9, 900), (0.99, 990), (0.999, 999), (1.0, 1000), (0.0, 1)] {
+            assert_eq!(quantile(&histogram, 0, share), Some(value), "{share}");
+        }
+    }
+
+    #[test]
+    fn ranks_round_up() {
+        let mut histogram = empty();
+        for value in [10, 20, 30] {
+            histogram.record(value).unwrap();
+        }
+        // ceil(0.5 * 3) = 2, ceil(0.9 * 3) = 3, ceil(1/3 * 3) = 1.
+        assert_eq!(quantile(&histogram, 0, 0.5), Some(20));
+        assert_eq!(quantile(&histogram, 0, 0.9), Some(30));
+        assert_eq!(quantile(&histogram, 0, 1.0 / 3.0), Some(10));
+        assert_eq!(quantile(&empty(), 0, 0.5), None);
+    }
+
+    #[test]
+    fn the_undelivered_are_infinitely_late() {
+        let mut histogram = empty();
+        for value in 1..=98 {
+            histogram.record(value).unwrap();
+        }
+        // 100 samples with the two that never came: rank 98 is the last finite one.
+        assert_eq!(quantile(&histogram, 2, 0.98), Some(98));
+        assert_eq!(quantile(&histogram, 2, 0.99), None);
+        assert_eq!(quantile(&histogram, 2, 0.5), Some(50));
+        assert_eq!(quantile(&empty(), 2, 0.5), None);
+    }
+
+    #[test]
+    fn a_sum_is_one_big_histogram() {
+        let (mut one, mut two, mut both) = (Recorder::default(), Recorder::default(), Recorder::default());
+        for value in 0..5000 {
+            let ns = value * value;
+            (if value % 3 == 0 { &mut one } else { &mut two }).record(Metric::Service, ns);
+            both.record(Metric::Service, ns);
+        }
+        one.add(&two);
+        assert_eq!(one.of(Metric::Service), both.of(Metric::Service));
+        one.clear();
+        assert!(one.of(Metric::Service).is_empty());
+    }
+
+    #[test]
+    fn values_beyond_the_range_count_as_the_highest() {
+        let mut recorder = Recorder::default();
+        recorder.record(Metric::Ack, u64::MAX);
+        recorder.record(Metric::Ack, 0);
+        assert_eq!(recorder.of(Metric::Ack).len(), 2);
+        assert!(recorder.of(Metric::Ack).max() >= HIGHEST_NS);
+    }
+}

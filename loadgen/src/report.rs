@@ -1,0 +1,91 @@
+//! From a run's result to its summary and exit code.
+
+use std::time::SystemTime;
+
+use crate::environment::Environment;
+use crate::exit::Exit;
+use crate::plan::{Rate, Spawn, WorkloadRecord};
+use crate::recorder::Metric;
+use crate::run::{RelayResult, RunResult};
+use crate::slo::{Judgement, Measured, overall};
+use crate::summary::{Generator, RelayRecord, SCHEMA, Summary, TargetRecord, Throughput, Verdict, metrics};
+
+/// Judges a run and sums it up. `spawn` is how its relay was started, if it was.
+#[must_use]
+pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime, argv: Vec<String>) -> (Summary, Exit) {
+    let plan = &result.plan;
+    let workload = &plan.workload;
+    let seconds = workload.duration.as_secs_f64();
+    let steady = result.steady;
+    let undelivered = steady.due.saturating_sub(steady.delivered);
+    let throughput = Throughput {
+        due_per_second: steady.due as f64 / seconds,
+        sent_per_second: steady.sent as f64 / seconds,
+        delivered_per_second: steady.delivered_within as f64 / seconds,
+    };
+    let terms = plan.slo.judge(&Measured {
+        recorder: &result.recorder,
+        undelivered,
+        ledger: &result.ledger,
+        lobby: &result.lobby,
+        delivered_per_second: throughput.delivered_per_second,
+    });
+    let judgement = overall(&terms);
+    let relay_failed = result.relay.as_ref().is_some_and(|relay| relay.end.is_err());
+    let exit = match judgement {
+        Judgement::Fail => Exit::Missed,
+        Judgement::Invalid => Exit::Invalid,
+        Judgement::Pass if relay_failed => Exit::CouldNotRun,
+        Judgement::Pass => Exit::Pass,
+    };
+    let seen = result.recorder.of(Metric::LobbyJoin).len() + result.recorder.of(Metric::LobbyLeave).len();
+    let expected = (steady.joins + steady.leaves) * steady.watchers;
+    let summary = Summary {
+        schema: SCHEMA,
+        started: humantime::format_rfc3339_seconds(started).to_string(),
+        argv,
+        verdict: Verdict { judgement, exit_code: exit.code(), terms },
+        workload: WorkloadRecord::from(workload),
+        seed: workload.seed,
+        target: TargetRecord {
+            url: format!("ws://{}{}", plan.target.authority, plan.target.path),
+            relay_name: plan.target.relay_name.clone(),
+        },
+        metrics: metrics(&result.recorder, undelivered),
+        steady,
+        throughput,
+        ledger: result.ledger.clone(),
+        lobby: result.lobby,
+        lobby_reach: (expected > 0).then(|| seen as f64 / expected as f64),
+        generator: Generator {
+            engine: result.engine.to_string(),
+            pin_cores: plan.pin_cores.clone(),
+            signed_ahead: plan.signed_ahead(),
+            workers: result.workers.clone(),
+        },
+        relay: result.relay.as_ref().zip(spawn).map(|(relay, spawn)| relay_record(result, relay, spawn)),
+        environment: Environment::read(),
+        notes: result.notes.clone(),
+    };
+    (summary, exit)
+}
+
+fn relay_record(result: &RunResult, relay: &RelayResult, spawn: &Spawn) -> RelayRecord {
+    let clients = u64::from(result.plan.workload.clients);
+    let cpu_ns = relay.steady_end.cpu_ns().saturating_sub(relay.steady_begin.cpu_ns());
+    let grown = relay.steady_end.rss_anon_bytes.saturating_sub(relay.empty.rss_anon_bytes);
+    let messages = if result.plan.workload.rate == Rate::Idle { 0 } else { result.steady.delivered_within };
+    RelayRecord {
+        program: spawn.program.display().to_string(),
+        arguments: spawn.arguments.clone(),
+        start_line: relay.start_line.clone(),
+        version: relay.version.clone(),
+        empty: relay.empty,
+        connected: relay.connected,
+        steady_begin: relay.steady_begin,
+        steady_end: relay.steady_end,
+        bytes_per_client: grown.checked_div(clients),
+        cpu_ns_per_message: cpu_ns.checked_div(messages),
+        end: relay.end.clone(),
+    }
+}

@@ -1,0 +1,779 @@
+//! One run from beginning to end: the coordinator, on the calling thread.
+//!
+//! # Phases
+//! | phase | what happens |
+//! |---|---|
+//! | connect | clients connect over the ramp; then their lobbies are compared with the truth |
+//! | sign | messages are signed ahead, until all are or the queues are full |
+//! | warm-up | messages and visitors begin; nothing is recorded |
+//! | steady | what is recorded |
+//! | drain | nothing new; what is in flight arrives or is lost |
+//! | settle | lobbies become quiet and are compared with the truth |
+//!
+//! # Invariants
+//! - Every way out ends workers, signers and a spawned relay.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+use protocol::server_frame::LobbyTotals;
+use relay_engine::EngineKind;
+
+use crate::clock::{Clock, SECOND_NS};
+use crate::identity;
+use crate::interval_log::Interval;
+use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
+use crate::lobby::Visitors;
+use crate::plan::{Moments, Rate, RunPlan, Spawn, Target, Workload};
+use crate::preflight;
+use crate::progress::Progress;
+use crate::recorder::{Metric, Recorder, quantile};
+use crate::relay_process::{RelayError, RelayProcess, Usage};
+use crate::schedule::Schedule;
+use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
+use crate::units::{show_count, show_ns};
+use crate::worker::{Command, Handle, LobbyReport, MESSAGE_STREAM, Outcome, Ready, Report};
+
+/// From telling the workers to the first message.
+const START_NOTICE_NS: u64 = 50_000_000;
+
+/// How long connecting may stand still.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long lobbies may take to agree before the run, and how often they are compared.
+const AGREE_PATIENCE: Duration = Duration::from_secs(5);
+const COMPARE_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a worker may take to answer; its passes take milliseconds.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is asked of [`run`].
+#[derive(Debug)]
+pub struct Request {
+    /// What clients do.
+    pub workload: Workload,
+    /// Where the relay is; `None` if one is spawned.
+    pub target: Option<Target>,
+    /// A relay of our own, and the name that it is to have.
+    pub spawn: Option<(Spawn, String)>,
+    /// Where its output goes.
+    pub relay_log: Option<PathBuf>,
+    /// See [`RunPlan`].
+    pub source_ips: Vec<std::net::IpAddr>,
+    /// See [`RunPlan`].
+    pub workers: usize,
+    /// See [`RunPlan`].
+    pub pin_cores: Vec<usize>,
+    /// See [`RunPlan`].
+    pub engine: crate::plan::EngineChoice,
+    /// See [`RunPlan`].
+    pub slo: crate::slo::Slo,
+}
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The machine cannot.
+    #[error(transparent)]
+    Unfit(#[from] preflight::Unfit),
+    /// There is no relay.
+    #[error(transparent)]
+    Relay(#[from] RelayError),
+    /// The relay's limits forbid the workload; with the fix.
+    #[error("{0}")]
+    Refused(String),
+    /// A worker cannot go on.
+    #[error("{0}")]
+    Worker(String),
+    /// Clients do not connect.
+    #[error("{connected} of {clients} clients connected, and then none for 30 s: is the relay able to answer?")]
+    Stuck {
+        /// So many did.
+        connected: u64,
+        /// Of so many.
+        clients: u32,
+    },
+    /// The user stopped it.
+    #[error("interrupted")]
+    Interrupted,
+    /// The system refuses a thread or random numbers.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        error: std::io::Error,
+    },
+}
+
+/// What a run came to.
+#[derive(Debug)]
+pub struct RunResult {
+    /// What was run.
+    pub plan: Arc<RunPlan>,
+    /// When the steady phase began, by the machine's clock.
+    pub steady_began: SystemTime,
+    /// Sums of all workers.
+    pub recorder: Recorder,
+    /// By interval; the first is all before the steady phase.
+    pub intervals: Vec<Interval>,
+    /// Sums of all workers.
+    pub ledger: Ledger,
+    /// Sums of all workers.
+    pub steady: SteadyCounts,
+    /// What lobbies came to.
+    pub lobby: LobbyOutcome,
+    /// The workers' engine.
+    pub engine: EngineKind,
+    /// Each worker's own.
+    pub workers: Vec<crate::summary::WorkerRecord>,
+    /// Of a relay of our own.
+    pub relay: Option<RelayResult>,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+}
+
+/// What a relay of our own showed.
+#[derive(Debug)]
+pub struct RelayResult {
+    /// See [`RelayProcess`].
+    pub start_line: String,
+    /// See [`RelayProcess::version`].
+    pub version: Option<String>,
+    /// Before anybody connected.
+    pub empty: Usage,
+    /// When all clients were there.
+    pub connected: Usage,
+    /// When the steady phase began.
+    pub steady_begin: Usage,
+    /// When the steady phase ended.
+    pub steady_end: Usage,
+    /// How it ended.
+    pub end: Result<(), String>,
+}
+
+/// Runs once. `interrupted` ends it early.
+///
+/// # Errors
+/// [`RunError`], when there is no result.
+pub fn run(request: Request, progress: &Progress, interrupted: &AtomicBool) -> Result<RunResult, RunError> {
+    preflight::check_cores(&request.pin_cores)?;
+    preflight::check_ports(&request.workload, request.workers, request.source_ips.len())?;
+    preflight::make_room_for_descriptors(&request.workload, request.workers)?;
+    let mut relay = None;
+    let target = match (request.target, &request.spawn) {
+        (Some(target), None) => target,
+        (_, Some((spawn, name))) => {
+            let process = RelayProcess::start(spawn, request.relay_log.as_deref())?;
+            progress.line(&process.start_line);
+            let address = process.address;
+            relay = Some(process);
+            Target {
+                authority: address.to_string(),
+                path: protocol::upgrade::PATH.to_owned(),
+                address,
+                relay_name: name.clone(),
+            }
+        }
+        (None, None) => return Err(RunError::Refused("there is neither a URL nor a relay to spawn".to_owned())),
+    };
+    let nonce = getrandom::u32()
+        .map_err(|error| RunError::System { what: "random numbers", error: std::io::Error::other(error) })?;
+    let workload = request.workload;
+    let visitors = workload.visitors(request.workers);
+    let visitors = (0..visitors).map(|visitor| identity::public_key(workload.seed, workload.clients + visitor));
+    let plan = Arc::new(RunPlan {
+        visitors: Visitors::new(visitors.collect()),
+        workload,
+        target,
+        source_ips: request.source_ips,
+        workers: request.workers,
+        pin_cores: request.pin_cores,
+        engine: request.engine,
+        nonce,
+        clock: Clock::start(),
+        slo: request.slo,
+    });
+    let mut coordinator = Coordinator::start(plan, progress, interrupted, relay)?;
+    let result = coordinator.conduct();
+    coordinator.end_threads();
+    let mut result = result?;
+    if let Some(process) = coordinator.relay.take() {
+        let end = process.end();
+        if let Some(relay) = &mut result.relay {
+            relay.end = end;
+        }
+    }
+    Ok(result)
+}
+
+struct Coordinator<'a> {
+    plan: Arc<RunPlan>,
+    progress: &'a Progress,
+    interrupted: &'a AtomicBool,
+    relay: Option<RelayProcess>,
+    workers: Vec<Handle>,
+    reports: Receiver<Report>,
+    signers: Vec<Signer>,
+    empty: Usage,
+    /// Intervals by number, and how many workers have handed theirs in.
+    intervals: Vec<(Box<Recorder>, usize)>,
+    notes: Vec<String>,
+}
+
+impl<'a> Coordinator<'a> {
+    fn start(
+        plan: Arc<RunPlan>,
+        progress: &'a Progress,
+        interrupted: &'a AtomicBool,
+        relay: Option<RelayProcess>,
+    ) -> Result<Self, RunError> {
+        let (sender, reports) = unbounded();
+        let empty = relay.as_ref().map(RelayProcess::usage).unwrap_or_default();
+        let mut coordinator = Self {
+            plan,
+            progress,
+            interrupted,
+            relay,
+            workers: Vec::new(),
+            reports,
+            signers: Vec::new(),
+            empty,
+            intervals: Vec::new(),
+            notes: Vec::new(),
+        };
+        for worker in 0..coordinator.plan.workers {
+            match Handle::start(&coordinator.plan, worker, sender.clone()) {
+                Ok(handle) => coordinator.workers.push(handle),
+                Err(error) => {
+                    coordinator.end_threads();
+                    return Err(RunError::System { what: "starting a worker", error });
+                }
+            }
+        }
+        Ok(coordinator)
+    }
+
+    fn end_threads(&mut self) {
+        for worker in self.workers.drain(..) {
+            worker.tell(Command::Finish);
+            worker.join();
+        }
+        for signer in self.signers.drain(..) {
+            signer.join();
+        }
+        self.progress.finish();
+    }
+
+    fn conduct(&mut self) -> Result<RunResult, RunError> {
+        let ready = self.await_clients()?;
+        let engine = ready[0].engine;
+        let truth_known = self.check_truth()?;
+        let connected = self.usage();
+        let offset_ms = self.check_limits(&ready)?;
+        let signed = self.sign_ahead(&ready, offset_ms)?;
+        let begin_ns = self.plan.clock.now_ns() + START_NOTICE_NS;
+        let moments = self.plan.moments(begin_ns);
+        let steady_began =
+            SystemTime::now() + Duration::from_nanos(moments.steady_ns.saturating_sub(self.plan.clock.now_ns()));
+        for (worker, signed) in self.workers.iter().zip(signed) {
+            worker.tell(Command::Start { moments, signed });
+        }
+        let (steady_begin, steady_end) = self.watch(&moments)?;
+        let mut lobby = self.settle(truth_known)?;
+        let mut outcomes = self.collect()?;
+        let (mut ledger, mut steady) = (Ledger::default(), SteadyCounts::default());
+        for outcome in &mut outcomes {
+            ledger.add(&outcome.ledger);
+            steady.add(&outcome.steady);
+            lobby.disagreements += outcome.disagreements;
+        }
+        let last = self.intervals.len();
+        for outcome in &mut outcomes {
+            self.take_interval(last, std::mem::take(&mut outcome.recorder));
+        }
+        let intervals = self.lay_out(&moments);
+        let mut recorder = Recorder::default();
+        for interval in &intervals {
+            recorder.add(&interval.recorder);
+        }
+        let relay = self.relay.as_ref().map(|relay| RelayResult {
+            start_line: relay.start_line.clone(),
+            version: relay.version(),
+            empty: self.empty,
+            connected,
+            steady_begin,
+            steady_end,
+            end: Ok(()),
+        });
+        let workers =
+            outcomes.iter().map(|outcome| crate::summary::WorkerRecord::new(outcome.health, &outcome.stats)).collect();
+        self.note_health(&recorder, &outcomes);
+        Ok(RunResult {
+            plan: Arc::clone(&self.plan),
+            steady_began,
+            recorder,
+            intervals,
+            ledger,
+            steady,
+            lobby,
+            engine,
+            workers,
+            relay,
+            notes: std::mem::take(&mut self.notes),
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        self.relay.as_ref().map(RelayProcess::usage).unwrap_or_default()
+    }
+
+    /// The next report, or `None` after `patience`. Looks whether it makes sense to go on.
+    fn next(&mut self, patience: Duration) -> Result<Option<Report>, RunError> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(RunError::Interrupted);
+        }
+        if let Some(relay) = &mut self.relay
+            && let Some(status) = relay.has_ended()
+        {
+            return Err(RunError::Worker(format!("the relay ended ({status})\n{}", relay.last_lines())));
+        }
+        match self.reports.recv_timeout(patience) {
+            Ok(Report::Failed(failure)) => Err(RunError::Worker(failure)),
+            Ok(report) => Ok(Some(report)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RunError::Worker("all workers have ended".to_owned())),
+        }
+    }
+
+    fn gauges(&self) -> [u64; 4] {
+        self.workers.iter().fold([0; 4], |[active, sent, delivered, errors], worker| {
+            let read = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
+            let gauge = &worker.gauge;
+            [
+                active + read(&gauge.active),
+                sent + read(&gauge.sent),
+                delivered + read(&gauge.delivered),
+                errors + read(&gauge.errors),
+            ]
+        })
+    }
+
+    fn await_clients(&mut self) -> Result<Vec<Ready>, RunError> {
+        let clients = self.plan.workload.clients;
+        let seconds = self.plan.workload.ramp.as_secs_f64();
+        self.progress.phase(
+            "connect",
+            u64::from(clients),
+            &format!("{} clients over {seconds:.1} s", show_count(u64::from(clients))),
+        );
+        let mut ready = Vec::new();
+        let (mut connected, mut moved) = (0, Instant::now());
+        while ready.len() < self.plan.workers {
+            if let Some(Report::Ready(report)) = self.next(COMPARE_EVERY)? {
+                ready.push(report);
+            }
+            let [active, ..] = self.gauges();
+            if active != connected {
+                (connected, moved) = (active, Instant::now());
+                self.progress.at(active);
+            }
+            if moved.elapsed() > CONNECT_PATIENCE + self.plan.workload.ramp {
+                return Err(RunError::Stuck { connected, clients });
+            }
+        }
+        ready.sort_unstable_by_key(|ready| ready.worker);
+        Ok(ready)
+    }
+
+    /// Whether nobody but this run's clients is on the relay, so that the truth is known.
+    fn check_truth(&mut self) -> Result<bool, RunError> {
+        if !self.plan.workload.lobby {
+            return Ok(true);
+        }
+        let deadline = Instant::now() + AGREE_PATIENCE;
+        loop {
+            let lobbies = self.compare()?;
+            if lobbies.wrong(true) == 0 {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                self.notes.push(
+                    "the relay's lobby holds others than this run's clients, so the truth is unknown: lobbies are \
+                     compared with each other and with the totals that the relay announces"
+                        .to_owned(),
+                );
+                return Ok(false);
+            }
+            self.wait(COMPARE_EVERY)?;
+        }
+    }
+
+    /// Lets time pass; reports that come meanwhile are intervals.
+    fn wait(&mut self, time: Duration) -> Result<(), RunError> {
+        if let Some(report) = self.next(time)? {
+            self.take(report);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, report: Report) {
+        if let Report::Interval { number, recorder } = report {
+            self.take_interval(number as usize, recorder);
+        }
+    }
+
+    /// Refuses a workload that the relay's limits forbid. Returns the relay's clock less ours.
+    fn check_limits(&mut self, ready: &[Ready]) -> Result<i64, RunError> {
+        let Some(relay) = ready.iter().find_map(|ready| ready.relay) else { return Ok(0) };
+        let workload = &self.plan.workload;
+        let allowed = relay.limits.messages_per_second;
+        if allowed > 0 {
+            let fix = "start the relay with --rate-limit 0 (with --spawn-relay: --relay-args '--rate-limit 0')";
+            match workload.per_sender() {
+                None => {
+                    return Err(RunError::Refused(format!(
+                        "--rate max needs a relay without a rate limit, and this one takes {allowed} messages a \
+                         second of each key: {fix}"
+                    )));
+                }
+                Some(planned) if planned > allowed as f64 => {
+                    return Err(RunError::Refused(format!(
+                        "each sender would send {planned:.1} messages a second, and the relay takes {allowed} of each \
+                         key: use more --clients or --senders, a lower --rate, or {fix}"
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        if workload.message_bytes as u64 > relay.limits.message_chars && workload.rate != Rate::Idle {
+            return Err(RunError::Refused(format!(
+                "messages of {} characters are too long for this relay: --message-bytes {} at most",
+                workload.message_bytes, relay.limits.message_chars
+            )));
+        }
+        if relay.clock_offset_ms.abs() > 1000 {
+            self.notes.push(format!(
+                "the relay's clock differs by {:.1} s; messages are signed with its time",
+                relay.clock_offset_ms as f64 / 1000.0
+            ));
+        }
+        Ok(relay.clock_offset_ms)
+    }
+
+    /// Starts the signers and waits until they are ahead.
+    fn sign_ahead(
+        &mut self,
+        ready: &[Ready],
+        clock_offset_ms: i64,
+    ) -> Result<Vec<Option<Receiver<crate::stock::Batch>>>, RunError> {
+        let ahead = self.plan.signed_ahead();
+        if ahead == 0 {
+            return Ok(ready.iter().map(|_| None).collect());
+        }
+        let workload = &self.plan.workload;
+        self.progress.phase("sign", 1, &format!("{} messages ahead of the run", show_count(ahead)));
+        let moments = self.plan.moments(0);
+        let mut receivers = Vec::new();
+        for ready in ready {
+            if ready.senders == 0 {
+                receivers.push(None);
+                continue;
+            }
+            let messages = match workload.rate {
+                Rate::PerSecond(rate) => {
+                    let share = self.plan.share(ready.worker);
+                    let schedule = Schedule::new(workload.arrivals, rate, share, workload.seed, MESSAGE_STREAM);
+                    Some(schedule.count_before(moments.end_ns))
+                }
+                Rate::Max { .. } | Rate::Idle => None,
+            };
+            let share = ahead.div_ceil(self.plan.workers as u64);
+            let assignment = Assignment {
+                worker: ready.worker,
+                keys: Arc::clone(&ready.keys),
+                senders: ready.senders,
+                peers: Arc::clone(&ready.peers),
+                messages,
+                batches_ahead: share.div_ceil(BATCH_MESSAGES as u64) as usize,
+                clock_offset_ms,
+            };
+            let (signer, receiver) = Signer::start(&self.plan, assignment)
+                .map_err(|error| RunError::System { what: "starting a signer", error })?;
+            self.signers.push(signer);
+            receivers.push(Some(receiver));
+        }
+        while !self.signers.iter().all(Signer::is_primed) {
+            self.wait(Duration::from_millis(5))?;
+        }
+        Ok(receivers)
+    }
+
+    /// From the start until everything sent has come to an end. Returns the relay's usage at both
+    /// ends of the steady phase.
+    fn watch(&mut self, moments: &Moments) -> Result<(Usage, Usage), RunError> {
+        let seconds = |ns: u64| ns as f64 / SECOND_NS as f64;
+        self.progress.phase(
+            "warm-up",
+            (moments.end_ns - moments.begin_ns) / 1_000_000,
+            &format!("{:.1} s", seconds(moments.steady_ns - moments.begin_ns)),
+        );
+        let (mut steady_begin, mut steady_end) = (None, None);
+        let mut drained = 0;
+        while drained < self.plan.workers {
+            let now_ns = self.plan.clock.now_ns();
+            if steady_begin.is_none() && now_ns >= moments.steady_ns {
+                steady_begin = Some(self.usage());
+                self.progress.phase(
+                    "steady",
+                    (moments.end_ns - moments.steady_ns) / 1_000_000,
+                    &format!("{:.1} s", seconds(moments.end_ns - moments.steady_ns)),
+                );
+            }
+            if steady_end.is_none() && now_ns >= moments.end_ns {
+                steady_end = Some(self.usage());
+            }
+            let phase_began_ns = if steady_begin.is_some() { moments.steady_ns } else { moments.begin_ns };
+            self.progress.at(now_ns.saturating_sub(phase_began_ns) / 1_000_000);
+            // Wakes for the moments at which the relay is looked at, and for the bar.
+            let next_ns = [moments.steady_ns, moments.end_ns].into_iter().find(|&ns| ns > now_ns).unwrap_or(u64::MAX);
+            let patience = Duration::from_nanos((next_ns - now_ns).min(100_000_000));
+            match self.next(patience)? {
+                Some(Report::Drained) => drained += 1,
+                Some(report) => self.take(report),
+                None => {}
+            }
+        }
+        let now = self.usage();
+        Ok((steady_begin.unwrap_or(now), steady_end.unwrap_or(now)))
+    }
+
+    fn take_interval(&mut self, number: usize, recorder: Box<Recorder>) {
+        while self.intervals.len() <= number {
+            self.intervals.push((Box::default(), 0));
+        }
+        let (sum, workers) = &mut self.intervals[number];
+        sum.add(&recorder);
+        *workers += 1;
+        let (sum, workers) = &self.intervals[number];
+        if *workers == self.plan.workers && number > 0 {
+            let messages = sum.of(Metric::Message);
+            if let (Some(p50), Some(p99)) = (quantile(messages, 0, 0.5), quantile(messages, 0, 0.99)) {
+                let [_, sent, delivered, errors] = self.gauges();
+                self.progress.news(&format!(
+                    "second {number}: {} messages, p50 {}, p99 {}; so far {} sent, {} delivered, {} errors",
+                    show_count(messages.len()),
+                    show_ns(p50),
+                    show_ns(p99),
+                    show_count(sent),
+                    show_count(delivered),
+                    show_count(errors),
+                ));
+            }
+        }
+    }
+
+    /// Gives intervals their places in time.
+    fn lay_out(&mut self, moments: &Moments) -> Vec<Interval> {
+        let steady = Duration::from_nanos(moments.end_ns - moments.steady_ns);
+        std::mem::take(&mut self.intervals)
+            .into_iter()
+            .enumerate()
+            .map(|(number, (recorder, _))| {
+                let start = Duration::from_secs(number.saturating_sub(1) as u64);
+                let length = if number == 0 {
+                    Duration::from_nanos(moments.steady_ns)
+                } else {
+                    steady.saturating_sub(start).min(Duration::from_secs(1))
+                };
+                Interval { start, length, recorder }
+            })
+            .collect()
+    }
+
+    /// Waits until all lobbies are right, and says what they came to.
+    fn settle(&mut self, truth_known: bool) -> Result<LobbyOutcome, RunError> {
+        if !self.plan.workload.lobby {
+            return Ok(LobbyOutcome { truth_known: true, ..LobbyOutcome::default() });
+        }
+        self.progress.phase("settle", 1, "lobbies become quiet");
+        let deadline = Instant::now() + self.plan.workload.drain;
+        loop {
+            let lobbies = self.compare()?;
+            if lobbies.wrong(truth_known) == 0 || Instant::now() >= deadline {
+                return Ok(lobbies.outcome(truth_known));
+            }
+            self.wait(COMPARE_EVERY)?;
+        }
+    }
+
+    /// Asks all workers what their clients' lobbies look like.
+    fn compare(&mut self) -> Result<Lobbies, RunError> {
+        for worker in &self.workers {
+            worker.tell(Command::CompareLobbies);
+        }
+        let mut lobbies = Lobbies::default();
+        let mut answers = 0;
+        let deadline = Instant::now() + ANSWER_PATIENCE;
+        while answers < self.plan.workers {
+            match self.next(COMPARE_EVERY)? {
+                Some(Report::Lobby(report)) => {
+                    lobbies.add(report);
+                    answers += 1;
+                }
+                Some(report) => self.take(report),
+                None if Instant::now() >= deadline => {
+                    return Err(RunError::Worker("a worker does not answer".to_owned()));
+                }
+                None => {}
+            }
+        }
+        Ok(lobbies)
+    }
+
+    /// Ends the workers and takes what they leave.
+    fn collect(&mut self) -> Result<Vec<Outcome>, RunError> {
+        for worker in &self.workers {
+            worker.tell(Command::Finish);
+        }
+        let mut outcomes = Vec::new();
+        let deadline = Instant::now() + ANSWER_PATIENCE;
+        while outcomes.len() < self.plan.workers {
+            match self.reports.recv_deadline(deadline) {
+                Ok(Report::Done(outcome)) => outcomes.push(*outcome),
+                Ok(Report::Failed(failure)) => return Err(RunError::Worker(failure)),
+                Ok(report) => self.take(report),
+                Err(_) => return Err(RunError::Worker("a worker does not end".to_owned())),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Notes what casts doubt on the figures.
+    fn note_health(&mut self, recorder: &Recorder, outcomes: &[Outcome]) {
+        let mut note = |text: String| self.notes.push(text);
+        if let Some(lag_ns) = quantile(recorder.of(Metric::SendLag), 0, 0.99).filter(|&lag_ns| lag_ns > 5_000_000) {
+            note(format!(
+                "the generator was late: send lag p99 {}; give it cores of its own (--pin-cores), more --workers or a \
+                 lower --rate",
+                show_ns(lag_ns)
+            ));
+        }
+        let starved: u64 = outcomes.iter().map(|outcome| outcome.health.starved).sum();
+        if starved > 0 {
+            note(
+                "messages waited for their signature: raise --presign, or add --workers on cores of their own"
+                    .to_owned(),
+            );
+        }
+        let busiest = outcomes.iter().filter_map(|outcome| outcome.health.busy).fold(0.0, f64::max);
+        if busiest > 0.9 {
+            note(format!(
+                "a worker was {:.0} % busy: the generator may be the bottleneck; add --workers",
+                busiest * 100.0
+            ));
+        }
+        let missed: u64 = outcomes.iter().map(|outcome| outcome.health.visits_missed).sum();
+        if missed > 0 {
+            note(format!(
+                "{missed} visits were due while no visitor was free: the relay is slow to let them in or out"
+            ));
+        }
+        let expired: u64 = outcomes.iter().map(|outcome| outcome.health.expired).sum();
+        if expired > 0 {
+            note(format!("{expired} signed messages grew too old to be sent: lower --presign"));
+        }
+    }
+}
+
+/// The lobbies of all clients at one moment.
+#[derive(Debug, Default)]
+struct Lobbies {
+    groups: Vec<crate::worker::LobbyGroup>,
+    truth: LobbyTotals,
+}
+
+impl Lobbies {
+    fn add(&mut self, report: LobbyReport) {
+        self.truth.count += report.online.count;
+        self.truth.digest ^= report.online.digest;
+        for group in report.groups {
+            match self.groups.iter_mut().find(|known| known.view == group.view && known.agrees == group.agrees) {
+                Some(known) => {
+                    known.clients += group.clients;
+                    known.disagreed += group.disagreed;
+                }
+                None => self.groups.push(group),
+            }
+        }
+    }
+
+    /// What a lobby has to be: the truth, or without it what most clients have.
+    fn right(&self, truth_known: bool) -> Option<LobbyTotals> {
+        if truth_known {
+            return Some(self.truth);
+        }
+        self.groups.iter().filter(|group| group.agrees).max_by_key(|group| group.clients).and_then(|group| group.view)
+    }
+
+    fn wrong(&self, truth_known: bool) -> u64 {
+        let right = self.right(truth_known);
+        let is_wrong = |group: &&crate::worker::LobbyGroup| group.view.is_none() || group.view != right;
+        self.groups.iter().filter(is_wrong).map(|group| group.clients).sum()
+    }
+
+    fn outcome(&self, truth_known: bool) -> LobbyOutcome {
+        let right = self.right(truth_known);
+        let diverged = self
+            .groups
+            .iter()
+            .map(|group| if group.view.is_some() && group.view == right { group.disagreed } else { group.clients });
+        LobbyOutcome {
+            clients: self.groups.iter().map(|group| group.clients).sum(),
+            truth_known,
+            diverged_at_end: self.wrong(truth_known),
+            disagreements: 0,
+            diverged: diverged.sum(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lobbies;
+    use crate::worker::{LobbyGroup, LobbyReport};
+    use protocol::server_frame::LobbyTotals;
+
+    fn report(online: u64, views: &[(Option<u64>, u64, u64)]) -> LobbyReport {
+        let totals = |count| LobbyTotals { count, digest: count };
+        let group = |&(view, clients, disagreed): &(Option<u64>, u64, u64)| LobbyGroup {
+            view: view.map(totals),
+            agrees: view.is_some(),
+            clients,
+            disagreed,
+        };
+        LobbyReport { groups: views.iter().map(group).collect(), online: LobbyTotals { count: online, digest: online } }
+    }
+
+    #[test]
+    fn with_the_truth_every_other_view_is_wrong() {
+        let mut lobbies = Lobbies::default();
+        lobbies.add(report(1, &[(Some(3), 5, 1)]));
+        lobbies.add(report(2, &[(Some(3), 4, 0), (Some(9), 2, 0), (None, 1, 1)]));
+        assert_eq!(lobbies.wrong(true), 3);
+        let outcome = lobbies.outcome(true);
+        assert_eq!((outcome.clients, outcome.diverged_at_end, outcome.diverged), (12, 3, 4));
+    }
+
+    #[test]
+    fn without_the_truth_the_most_are_right() {
+        let mut lobbies = Lobbies::default();
+        lobbies.add(report(3, &[(Some(7), 9, 0), (Some(8), 2, 1)]));
+        assert_eq!(lobbies.wrong(true), 11);
+        assert_eq!(lobbies.wrong(false), 2);
+        assert_eq!(lobbies.outcome(false).diverged, 2);
+    }
+}

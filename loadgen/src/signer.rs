@@ -1,0 +1,289 @@
+//! Signs a worker's messages ahead of the run, on a thread of its own.
+//!
+//! Signing costs 12 µs a message, more than sending and checking it: it must not happen when the
+//! message is due. The signer fills a bounded queue of batches; when that is full or all is signed,
+//! the run may start. A run that needs more than fits is signed on while it goes.
+//!
+//! A signed message takes about 480 bytes at the default length.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use ed25519_dalek::{Signer as _, SigningKey};
+use protocol::frame::{Message, Target};
+use protocol::websocket::{self, Opcode};
+use protocol::{PublicKey, Signature, Timestamp, encode, signed_bytes};
+
+use crate::clock::Clock;
+use crate::identity;
+use crate::plan::RunPlan;
+use crate::rng::{Rng, mix};
+use crate::stock::{Batch, id_text, write_id};
+
+/// Messages of one batch: 512 × 480 bytes = 240 KB, 6 ms of signing.
+pub const BATCH_MESSAGES: usize = 512;
+
+/// Bytes of the WebSocket header of a client's frame from 126 bytes to 64 KiB: two, two of length,
+/// four of mask.
+const CLIENT_HEADER_BYTES: usize = 8;
+
+/// Keeps the streams of recipients and masks apart from other uses of the seed.
+const PEER_STREAM: u64 = 0x7065_6572_0000_0000;
+const MASK_STREAM: u64 = 0x6d61_736b_0000_0000;
+
+/// Who of a worker writes to whom. Places count the clients of that worker.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    places: Vec<u32>,
+    per_sender: usize,
+    seed: u64,
+}
+
+impl Peers {
+    /// Picks for each of the first `senders` of `clients` clients as many different others as asked
+    /// for, or all there are.
+    ///
+    /// # Panics
+    /// If there is a sender and nobody to write to, or more than 255 peers are asked for.
+    #[must_use]
+    pub fn new(seed: u64, worker: usize, clients: u32, senders: u32, per_sender: u32) -> Self {
+        if senders == 0 {
+            return Self { places: Vec::new(), per_sender: 1, seed };
+        }
+        assert!(clients >= 2 && (1..=255).contains(&per_sender), "a sender needs somebody to write to");
+        let per_sender = per_sender.min(clients - 1);
+        let mut rng = Rng::new(seed, PEER_STREAM | worker as u64);
+        let mut places: Vec<u32> = Vec::with_capacity(senders as usize * per_sender as usize);
+        for sender in 0..senders {
+            let from = places.len();
+            while places.len() < from + per_sender as usize {
+                let place = rng.below(u64::from(clients)) as u32;
+                if place != sender && !places[from..].contains(&place) {
+                    places.push(place);
+                }
+            }
+        }
+        Self { places, per_sender: per_sender as usize, seed }
+    }
+
+    /// Which of its peers a sender's message `number` is for.
+    #[must_use]
+    pub fn choose(&self, number: u64) -> u8 {
+        (mix(self.seed ^ mix(number)) % self.per_sender as u64) as u8
+    }
+
+    /// Where a pair of sender and peer stands among all pairs.
+    #[must_use]
+    pub fn pair(&self, sender: u32, peer: u8) -> usize {
+        sender as usize * self.per_sender + usize::from(peer)
+    }
+
+    /// The place of the client that is this peer of the sender.
+    #[must_use]
+    pub fn place(&self, sender: u32, peer: u8) -> u32 {
+        self.places[self.pair(sender, peer)]
+    }
+
+    /// How many pairs there are.
+    #[must_use]
+    pub fn pairs(&self) -> usize {
+        self.places.len()
+    }
+}
+
+/// What a signer works from.
+#[derive(Debug)]
+pub struct Assignment {
+    /// The worker it signs for.
+    pub worker: usize,
+    /// The keys of the worker's clients, by place.
+    pub keys: Arc<[PublicKey]>,
+    /// How many of them send.
+    pub senders: u32,
+    /// Who writes to whom.
+    pub peers: Arc<Peers>,
+    /// Messages to sign in all; `None`: as many as are taken.
+    pub messages: Option<u64>,
+    /// Batches that wait at most.
+    pub batches_ahead: usize,
+    /// The relay's clock less ours, in milliseconds.
+    pub clock_offset_ms: i64,
+}
+
+/// A thread that signs.
+#[derive(Debug)]
+pub struct Signer {
+    primed: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Signer {
+    /// Starts to sign. Ends by itself when all is signed or the receiver is dropped.
+    ///
+    /// # Errors
+    /// The operating system's, when there can be no more threads.
+    pub fn start(plan: &Arc<RunPlan>, assignment: Assignment) -> std::io::Result<(Self, Receiver<Batch>)> {
+        let (batches, receiver) = bounded(assignment.batches_ahead.max(1));
+        let primed = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (plan, primed) = (Arc::clone(plan), Arc::clone(&primed));
+            let name = format!("signer-{}", assignment.worker);
+            thread::Builder::new().name(name).spawn(move || {
+                if let Some(core) = plan.core_of(assignment.worker) {
+                    crate::preflight::pin_thread(core);
+                }
+                Bench::new(&plan, &assignment).run(&assignment, &batches, &primed);
+                primed.store(true, Ordering::Release);
+            })?
+        };
+        Ok((Self { primed, thread }, receiver))
+    }
+
+    /// Whether the queue has been full, or all is signed.
+    #[must_use]
+    pub fn is_primed(&self) -> bool {
+        self.primed.load(Ordering::Acquire)
+    }
+
+    /// Waits for the thread, whose receiver has been dropped or emptied.
+    pub fn join(self) {
+        // The thread has no result, and a panic in it has ended the process.
+        let _ = self.thread.join();
+    }
+}
+
+/// What signing needs, made once.
+struct Bench<'a> {
+    senders: Vec<SigningKey>,
+    keys: &'a [PublicKey],
+    peers: &'a Peers,
+    workers: u32,
+    worker: u32,
+    nonce: u32,
+    text: String,
+    masks: Rng,
+    clock: Clock,
+    clock_offset_ms: i64,
+}
+
+impl<'a> Bench<'a> {
+    fn new(plan: &RunPlan, assignment: &'a Assignment) -> Self {
+        let numbers = plan.owned(assignment.worker, plan.workload.clients);
+        let seed = plan.workload.seed;
+        Self {
+            senders: numbers
+                .take(assignment.senders as usize)
+                .map(|number| identity::signing_key(seed, number))
+                .collect(),
+            keys: &assignment.keys,
+            peers: &assignment.peers,
+            workers: plan.workers as u32,
+            worker: assignment.worker as u32,
+            nonce: plan.nonce,
+            text: text(plan.workload.message_bytes),
+            masks: Rng::new(seed, MASK_STREAM | assignment.worker as u64),
+            clock: plan.clock,
+            clock_offset_ms: assignment.clock_offset_ms,
+        }
+    }
+
+    fn run(mut self, assignment: &Assignment, batches: &Sender<Batch>, primed: &AtomicBool) {
+        if self.senders.is_empty() {
+            return;
+        }
+        let end = assignment.messages.unwrap_or(u64::MAX);
+        let mut number = 0;
+        while number < end {
+            let count = (end - number).min(BATCH_MESSAGES as u64);
+            let batch = self.sign(number..number + count);
+            number += count;
+            match batches.try_send(batch) {
+                Ok(()) => {}
+                Err(TrySendError::Full(batch)) => {
+                    primed.store(true, Ordering::Release);
+                    if batches.send(batch).is_err() {
+                        return;
+                    }
+                }
+                Err(TrySendError::Disconnected(_)) => return,
+            }
+        }
+    }
+
+    fn sign(&mut self, numbers: std::ops::Range<u64>) -> Batch {
+        let signed_ns = self.clock.now_ns();
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let timestamp = Timestamp::from_unix_ms(unix.as_millis() as i64 + self.clock_offset_ms);
+        let mut bytes = Vec::new();
+        let count = (numbers.end - numbers.start) as usize;
+        let mut peers = Vec::with_capacity(count);
+        let (mut signed, mut payload) = (Vec::new(), Vec::new());
+        let senders = self.senders.len() as u64;
+        for number in numbers {
+            let (sender, n) = ((number % senders) as u32, (number / senders) as u32);
+            let peer = self.peers.choose(number);
+            let id = write_id(self.nonce, sender * self.workers + self.worker, n);
+            let mut message = Message {
+                target: Target::User(self.keys[self.peers.place(sender, peer) as usize]),
+                text: &self.text,
+                sender: self.keys[sender as usize],
+                id: id_text(&id),
+                timestamp,
+                signature: Signature::from_bytes([0; 64]),
+            };
+            signed.clear();
+            signed_bytes::message(&mut signed, &message);
+            message.signature = Signature::from_bytes(self.senders[sender as usize].sign(&signed).to_bytes());
+            payload.clear();
+            encode::message(&mut payload, &message);
+            if bytes.capacity() == 0 {
+                bytes.reserve_exact((payload.len() + CLIENT_HEADER_BYTES) * count);
+            }
+            let mask = (self.masks.next_u64() as u32).to_ne_bytes();
+            websocket::push_masked(&mut bytes, Opcode::Text, &payload, mask);
+            peers.push(peer);
+        }
+        Batch::new(bytes, &peers, signed_ns)
+    }
+}
+
+/// A text of this many bytes that needs no escapes.
+fn text(bytes: usize) -> String {
+    "The quick brown fox jumps over the lazy dog. ".chars().cycle().take(bytes).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Peers, text};
+
+    #[test]
+    fn everybody_writes_to_different_others() {
+        let peers = Peers::new(1, 0, 20, 10, 16);
+        assert_eq!(peers.pairs(), 160);
+        for sender in 0..10 {
+            let mut places: Vec<_> = (0..16).map(|peer| peers.place(sender, peer)).collect();
+            assert!(!places.contains(&sender));
+            places.sort_unstable();
+            places.dedup();
+            assert_eq!(places.len(), 16);
+        }
+        assert!((0..1000).all(|number| peers.choose(number) < 16));
+    }
+
+    #[test]
+    fn a_few_clients_have_few_peers() {
+        let peers = Peers::new(1, 0, 2, 2, 16);
+        assert_eq!((peers.place(0, 0), peers.place(1, 0), peers.pairs()), (1, 0, 2));
+        assert_eq!(peers.choose(12), 0);
+        assert_eq!(Peers::new(1, 0, 0, 0, 16).pairs(), 0);
+    }
+
+    #[test]
+    fn texts_have_the_length_asked_for() {
+        assert_eq!(text(100).len(), 100);
+        assert_eq!(text(0).len(), 0);
+    }
+}

@@ -1,0 +1,136 @@
+//! How rates, times, sizes and core lists are read and shown.
+
+use std::time::Duration;
+
+/// Reads `2000/s`, `2000` or `0.5/s`.
+///
+/// # Errors
+/// A sentence for the command line.
+pub fn parse_per_second(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    number
+        .parse()
+        .ok()
+        .filter(|rate: &f64| rate.is_finite() && *rate >= 0.0)
+        .ok_or_else(|| format!("`{text}` is no rate; write it as 2000/s"))
+}
+
+/// Reads a duration as `5s`, `500ms` or `1m 30s`.
+///
+/// # Errors
+/// A sentence for the command line.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration; write it as 5s or 500ms"))
+}
+
+/// Reads a list of cores as `0,2-3`.
+///
+/// # Errors
+/// A sentence for the command line.
+pub fn parse_cores(text: &str) -> Result<Vec<usize>, String> {
+    let wrong = || format!("`{text}` is no list of cores; write it as 1 or 0,2-3");
+    let mut cores = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.trim().parse().map_err(|_| wrong())?;
+        let last: usize = last.trim().parse().map_err(|_| wrong())?;
+        if last < first || last >= 1024 {
+            return Err(wrong());
+        }
+        cores.extend(first..=last);
+    }
+    Ok(cores)
+}
+
+/// Shows nanoseconds with three digits and the unit that fits.
+#[must_use]
+pub fn show_ns(ns: u64) -> String {
+    let (value, unit) = match ns {
+        0..1_000 => return format!("{ns} ns"),
+        1_000..1_000_000 => (ns as f64 / 1e3, "µs"),
+        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
+        _ => (ns as f64 / 1e9, "s"),
+    };
+    let decimals = if value < 10.0 {
+        2
+    } else if value < 100.0 {
+        1
+    } else {
+        0
+    };
+    format!("{value:.decimals$} {unit}")
+}
+
+/// Shows a whole number with a comma at each thousand.
+#[must_use]
+pub fn show_count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut shown = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            shown.push(',');
+        }
+        shown.push(digit);
+    }
+    shown
+}
+
+/// Shows bytes in binary units.
+#[must_use]
+pub fn show_bytes(bytes: u64) -> String {
+    const KIB: f64 = 1024.0;
+    let bytes = bytes as f64;
+    if bytes < 10.0 * KIB {
+        format!("{bytes:.0} B")
+    } else if bytes < 10.0 * KIB * KIB {
+        format!("{:.1} KiB", bytes / KIB)
+    } else {
+        format!("{:.1} MiB", bytes / KIB / KIB)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_cores, parse_duration, parse_per_second, show_bytes, show_count, show_ns};
+    use std::time::Duration;
+
+    #[test]
+    fn rates_are_read() {
+        assert_eq!(parse_per_second("2000/s"), Ok(2000.0));
+        assert_eq!(parse_per_second("0.5"), Ok(0.5));
+        for wrong in ["", "x/s", "-1/s", "inf", "NaN/s", "5/m"] {
+            assert!(parse_per_second(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read() {
+        assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
+        assert!(parse_duration("5").is_err());
+    }
+
+    #[test]
+    fn core_lists_are_read() {
+        assert_eq!(parse_cores("0,2-4"), Ok(vec![0, 2, 3, 4]));
+        for wrong in ["", "a", "3-1", "1,", "0-9999999"] {
+            assert!(parse_cores(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_shown_for_people() {
+        assert_eq!(show_ns(999), "999 ns");
+        assert_eq!(show_ns(34_120), "34.1 µs");
+        assert_eq!(show_ns(1_234_000), "1.23 ms");
+        assert_eq!(show_ns(734_000_000), "734 ms");
+        assert_eq!(show_ns(61_000_000_000), "61.0 s");
+        assert_eq!(show_count(1), "1");
+        assert_eq!(show_count(1_234_567), "1,234,567");
+        assert_eq!(show_bytes(512), "512 B");
+        assert_eq!(show_bytes(20 * 1024), "20.0 KiB");
+    }
+}

@@ -1,0 +1,543 @@
+//! The thread that holds a share of the clients, sends what is due and measures what comes.
+//!
+//! # Flow
+//! One pass: commands, what is due ([`session`]), writes, then [`Engine::poll`] until just before
+//! the next message is due. Close to a deadline the worker polls without waiting, since a sleeping
+//! thread wakes tens of microseconds late; far from one it sleeps in the kernel.
+//!
+//! | module | subject |
+//! |---|---|
+//! | `session` | all clients of the worker: opening, lobby, leaving |
+//! | `client` | one of them |
+//! | `traffic` | messages: when they are sent, what comes of them |
+//! | `churn` | visitors: when they come and go |
+//! | `outbox` | bytes that wait to be written |
+//!
+//! # Invariants
+//! - A worker shares with others only channels, the visitors' times and its [`Gauge`].
+//! - What a pass measures is in its recorder before the next interval begins.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+use protocol::PublicKey;
+use protocol::server_frame::LobbyTotals;
+use relay_engine::{ConnectionId, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode, connect_start};
+
+use crate::clock::{SECOND_NS, to_ns};
+use crate::ledger::{Ledger, SteadyCounts};
+use crate::plan::{EngineChoice, Moments, RunPlan};
+use crate::preflight;
+use crate::recorder::Recorder;
+use crate::schedule::Schedule;
+use crate::signer::Peers;
+use crate::stock::Batch;
+
+pub use session::RelayLimits;
+use session::Session;
+pub use traffic::MESSAGE_STREAM;
+
+mod churn;
+mod client;
+mod outbox;
+mod session;
+mod traffic;
+
+/// So long before a message is due the worker stops sleeping: a timer of the kernel is late by up
+/// to some 60 µs.
+const SPIN_NS: u64 = 100_000;
+
+/// The longest sleep, so that commands are seen.
+const SLEEP_MAX_NS: u64 = 10_000_000;
+
+/// How often slow matters are looked at: 100 ms.
+const HOUSEKEEPING_NS: u64 = 100_000_000;
+
+/// What the coordinator tells a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Begins messages and visitors.
+    Start {
+        /// When.
+        moments: Moments,
+        /// The signed messages, if the worker sends any.
+        signed: Option<Receiver<Batch>>,
+    },
+    /// Asks for a [`Report::Lobby`].
+    CompareLobbies,
+    /// Ends the worker.
+    Finish,
+}
+
+/// What a worker tells the coordinator.
+#[derive(Debug)]
+pub enum Report {
+    /// All its clients are there.
+    Ready(Ready),
+    /// It cannot go on.
+    Failed(String),
+    /// One interval is over. The first one, number 0, is all before the steady phase.
+    Interval {
+        /// Its number.
+        number: u64,
+        /// What was measured.
+        recorder: Box<Recorder>,
+    },
+    /// Everything sent has come to an end, or the time to wait for it has.
+    Drained,
+    /// What the clients' lobbies look like now.
+    Lobby(LobbyReport),
+    /// The worker has ended.
+    Done(Box<Outcome>),
+}
+
+/// A worker's clients are connected.
+#[derive(Debug)]
+pub struct Ready {
+    /// The worker's number.
+    pub worker: usize,
+    /// Its engine.
+    pub engine: EngineKind,
+    /// The keys of its clients, by place.
+    pub keys: Arc<[PublicKey]>,
+    /// How many of them send.
+    pub senders: u32,
+    /// Who writes to whom.
+    pub peers: Arc<Peers>,
+    /// What the relay said, if the worker has clients.
+    pub relay: Option<RelayLimits>,
+}
+
+/// Clients whose lobby looks alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LobbyGroup {
+    /// Count and digest; `None` while a snapshot is not whole.
+    pub view: Option<LobbyTotals>,
+    /// Whether the relay announced the same.
+    pub agrees: bool,
+    /// How many clients.
+    pub clients: u64,
+    /// How many of them disagreed with the relay at any time.
+    pub disagreed: u64,
+}
+
+impl LobbyGroup {
+    fn of(view: Option<LobbyTotals>, agrees: bool, disagreed: bool) -> Self {
+        Self { view, agrees, clients: 1, disagreed: u64::from(disagreed) }
+    }
+
+    fn add(&mut self, disagreed: bool) {
+        self.clients += 1;
+        self.disagreed += u64::from(disagreed);
+    }
+}
+
+/// The lobbies of one worker's clients.
+#[derive(Clone, Debug)]
+pub struct LobbyReport {
+    /// What clients see.
+    pub groups: Vec<LobbyGroup>,
+    /// Who of this worker is online.
+    pub online: LobbyTotals,
+}
+
+/// What a worker leaves.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What became of its messages.
+    pub ledger: Ledger,
+    /// Of the steady phase.
+    pub steady: SteadyCounts,
+    /// What was measured since the last interval.
+    pub recorder: Box<Recorder>,
+    /// Times a lobby began to disagree.
+    pub disagreements: u64,
+    /// How busy it was.
+    pub health: WorkerHealth,
+    /// Of its engine.
+    pub stats: EngineStats,
+}
+
+/// How a worker fared in the steady phase.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub struct WorkerHealth {
+    /// Of the steady phase, the share that the thread worked: its CPU time less what it polled in
+    /// vain. `None` without a steady phase.
+    pub busy: Option<f64>,
+    /// CPU time of the thread in the steady phase, waiting for deadlines included.
+    pub cpu_ns: u64,
+    /// Times a message was due and not yet signed.
+    pub starved: u64,
+    /// Messages that had been signed too long before they were due.
+    pub expired: u64,
+    /// Visits that were due while no visitor was free.
+    pub visits_missed: u64,
+}
+
+/// Numbers for onlookers, written by a worker now and then.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    /// Clients that are there.
+    pub active: AtomicU64,
+    /// As in the ledger.
+    pub sent: AtomicU64,
+    /// As in the ledger.
+    pub delivered: AtomicU64,
+    /// As in the ledger: all errors.
+    pub errors: AtomicU64,
+}
+
+impl Gauge {
+    fn set(&self, active: u32, ledger: &Ledger) {
+        // Relaxed: they are looked at by a person.
+        self.active.store(u64::from(active), Ordering::Relaxed);
+        self.sent.store(ledger.sent, Ordering::Relaxed);
+        self.delivered.store(ledger.delivered, Ordering::Relaxed);
+        self.errors.store(ledger.errors.values().sum(), Ordering::Relaxed);
+    }
+}
+
+/// A running worker, as the coordinator holds it.
+#[derive(Debug)]
+pub struct Handle {
+    /// To the worker.
+    pub commands: Sender<Command>,
+    /// Its numbers.
+    pub gauge: Arc<Gauge>,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Starts a worker, which begins to connect at once.
+    ///
+    /// # Errors
+    /// The operating system's, when there can be no more threads.
+    pub fn start(plan: &Arc<RunPlan>, worker: usize, reports: Sender<Report>) -> io::Result<Self> {
+        let (commands, receiver) = crossbeam_channel::unbounded();
+        let gauge = Arc::new(Gauge::default());
+        let (plan, shared) = (Arc::clone(plan), Arc::clone(&gauge));
+        let thread = thread::Builder::new().name(format!("worker-{worker}")).spawn(move || {
+            let report = match Worker::new(&plan, worker, shared, &reports) {
+                Ok(worker) => worker.run(&receiver),
+                Err(error) => Err(error),
+            };
+            // The coordinator may be gone already, on its way out.
+            let _ = reports.send(report.unwrap_or_else(|failure| Report::Failed(failure.to_string())));
+        })?;
+        Ok(Self { commands, gauge, thread })
+    }
+
+    /// Tells the worker something; one that has ended does not hear it.
+    pub fn tell(&self, command: Command) {
+        // A worker that has failed has reported so.
+        let _ = self.commands.send(command);
+    }
+
+    /// Waits for the thread, which has been told to finish or has failed.
+    pub fn join(self) {
+        // The thread has no result, and a panic in it has ended the process.
+        let _ = self.thread.join();
+    }
+}
+
+/// Why a worker stopped.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("engine {kind}: {error}")]
+    Engine { kind: &'static str, error: io::Error },
+    #[error("{0}")]
+    Client(String),
+}
+
+struct Worker<'r> {
+    plan: Arc<RunPlan>,
+    number: usize,
+    engine: Box<dyn Engine>,
+    /// By index of connection: its client.
+    places: Vec<u32>,
+    session: Session,
+    gauge: Arc<Gauge>,
+    reports: &'r Sender<Report>,
+    progress: Progress,
+    /// When the next interval is over.
+    rotate_ns: u64,
+    interval: u64,
+    housekeeping_ns: u64,
+    effort: Effort,
+}
+
+/// How far the run has come for this worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Connecting,
+    Ready,
+    Running,
+    Drained,
+}
+
+/// How much of the steady phase was work.
+#[derive(Clone, Copy, Debug, Default)]
+struct Effort {
+    /// Passes that did nothing and did not sleep.
+    idle_ns: u64,
+    /// CPU time and idle time when the steady phase began.
+    at_begin: Option<(u64, u64)>,
+    at_end: Option<(u64, u64)>,
+}
+
+impl Effort {
+    fn watch(&mut self, moments: &Moments, now_ns: u64) {
+        let reading = |idle_ns| Some((preflight::thread_cpu_ns(), idle_ns));
+        if self.at_begin.is_none() && now_ns >= moments.steady_ns {
+            self.at_begin = reading(self.idle_ns);
+        }
+        if self.at_end.is_none() && now_ns >= moments.end_ns {
+            self.at_end = reading(self.idle_ns);
+        }
+    }
+
+    fn of(&self, moments: Option<&Moments>) -> (Option<f64>, u64) {
+        let (Some(moments), Some(begin), Some(end)) = (moments, self.at_begin, self.at_end) else { return (None, 0) };
+        let (cpu_ns, idle_ns) = (end.0 - begin.0, end.1 - begin.1);
+        let steady_ns = (moments.end_ns - moments.steady_ns).max(1);
+        (Some(cpu_ns.saturating_sub(idle_ns) as f64 / steady_ns as f64), cpu_ns)
+    }
+}
+
+impl<'r> Worker<'r> {
+    fn new(
+        plan: &Arc<RunPlan>,
+        number: usize,
+        gauge: Arc<Gauge>,
+        reports: &'r Sender<Report>,
+    ) -> Result<Self, Failure> {
+        if let Some(core) = plan.core_of(number) {
+            preflight::pin_thread(core);
+        }
+        preflight::sharpen_timers();
+        let engine = open_engine(plan.engine)?;
+        let entropy = getrandom::u64().map_err(|error| Failure::Client(format!("no random numbers: {error}")))?;
+        let session = Session::new(plan, number, entropy);
+        Ok(Self {
+            plan: Arc::clone(plan),
+            number,
+            engine,
+            places: Vec::new(),
+            session,
+            gauge,
+            reports,
+            progress: Progress::Connecting,
+            rotate_ns: u64::MAX,
+            interval: 0,
+            housekeeping_ns: 0,
+            effort: Effort::default(),
+        })
+    }
+
+    fn run(mut self, commands: &Receiver<Command>) -> Result<Report, Failure> {
+        let mut now_ns = self.plan.clock.now_ns();
+        loop {
+            while let Ok(command) = commands.try_recv() {
+                match command {
+                    Command::Start { moments, signed } => self.start(moments, signed),
+                    Command::CompareLobbies => {
+                        let (groups, online) = self.session.lobby_groups();
+                        self.report(Report::Lobby(LobbyReport { groups, online }));
+                    }
+                    Command::Finish => return Ok(self.finish()),
+                }
+            }
+            let stepped = self.session.step(now_ns);
+            self.connect(now_ns);
+            let written = self.flush();
+            self.mind(now_ns)?;
+            let timeout_ns = self.sleep_ns(now_ns);
+            let events = self.poll(timeout_ns)?;
+            let after_ns = self.plan.clock.now_ns();
+            if timeout_ns == 0 && stepped + written + events == 0 {
+                self.effort.idle_ns += after_ns - now_ns;
+            }
+            now_ns = after_ns;
+        }
+    }
+
+    fn report(&self, report: Report) {
+        // A coordinator that is gone needs no reports, and has told all workers to finish.
+        let _ = self.reports.send(report);
+    }
+
+    fn start(&mut self, moments: Moments, signed: Option<Receiver<Batch>>) {
+        let workload = &self.plan.workload;
+        let per_second = match workload.rate {
+            crate::plan::Rate::PerSecond(rate) => rate,
+            crate::plan::Rate::Idle | crate::plan::Rate::Max { .. } => 0.0,
+        };
+        let share = self.plan.share(self.number);
+        let schedule = Schedule::new(workload.arrivals, per_second, share, workload.seed, traffic::MESSAGE_STREAM);
+        self.session.start();
+        self.session.traffic.start(moments, schedule, signed);
+        self.session.churn.start(moments);
+        self.rotate_ns = moments.steady_ns;
+        self.progress = Progress::Running;
+    }
+
+    /// Looks at what is not due to the microsecond.
+    fn mind(&mut self, now_ns: u64) -> Result<(), Failure> {
+        if let Some(failure) = self.session.failure.take() {
+            return Err(Failure::Client(failure));
+        }
+        if self.progress == Progress::Connecting && self.session.is_ready() {
+            self.progress = Progress::Ready;
+            self.session.update_gauge(&self.gauge);
+            self.report(Report::Ready(Ready {
+                worker: self.number,
+                engine: self.engine.kind(),
+                keys: self.session.keys(),
+                senders: self.session.traffic.senders(),
+                peers: Arc::clone(self.session.traffic.peers()),
+                relay: self.session.relay,
+            }));
+        }
+        if let Some(&moments) = self.session.traffic.moments() {
+            self.effort.watch(&moments, now_ns);
+            if now_ns >= self.rotate_ns {
+                self.rotate(&moments);
+            }
+            if self.progress == Progress::Running && self.session.traffic.is_over(now_ns) {
+                let patience_ns = to_ns(self.plan.workload.drain);
+                if self.session.traffic.open() == 0 || now_ns >= moments.end_ns + patience_ns {
+                    self.progress = Progress::Drained;
+                    self.session.traffic.drop_supply();
+                    self.report(Report::Drained);
+                }
+            }
+        }
+        if now_ns >= self.housekeeping_ns {
+            self.housekeeping_ns = now_ns + HOUSEKEEPING_NS;
+            self.session.check_patience(now_ns);
+            self.session.sync_lobbies(now_ns);
+            self.session.update_gauge(&self.gauge);
+        }
+        Ok(())
+    }
+
+    /// Hands the interval's recorder over. The last interval lasts until the worker ends.
+    fn rotate(&mut self, moments: &Moments) {
+        let recorder = std::mem::take(&mut self.session.recorder);
+        self.report(Report::Interval { number: self.interval, recorder });
+        self.interval += 1;
+        let next_ns = moments.steady_ns + self.interval * SECOND_NS;
+        self.rotate_ns = if next_ns < moments.end_ns { next_ns } else { u64::MAX };
+    }
+
+    fn sleep_ns(&self, now_ns: u64) -> u64 {
+        let longest_ns = SLEEP_MAX_NS.min(self.rotate_ns.saturating_sub(now_ns));
+        match self.session.due_ns() {
+            None => longest_ns,
+            Some((due_ns, exact)) => {
+                let margin_ns = if exact { SPIN_NS } else { 0 };
+                due_ns.saturating_sub(now_ns + margin_ns).min(longest_ns)
+            }
+        }
+    }
+
+    /// Makes the connections that the session asks for.
+    fn connect(&mut self, now_ns: u64) {
+        while let Some(place) = self.session.connects.pop_front() {
+            let sources = &self.plan.source_ips;
+            let source = if sources.is_empty() { None } else { Some(sources[place as usize % sources.len()]) };
+            let adopted = connect_start(self.plan.target.address, source).and_then(|socket| self.engine.adopt(socket));
+            match adopted {
+                Ok(connection) => {
+                    let index = connection.index as usize;
+                    if self.places.len() <= index {
+                        self.places.resize(index + 1, u32::MAX);
+                    }
+                    self.places[index] = place;
+                    self.engine.read(connection, ReadMode::Continuous);
+                    self.session.connecting(place, connection, now_ns);
+                }
+                Err(error) => self.session.refused(place, &error),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> usize {
+        let Self { session, engine, .. } = self;
+        for connection in session.closes.drain(..) {
+            engine.close(connection);
+        }
+        session.flush(engine.as_mut())
+    }
+
+    fn poll(&mut self, timeout_ns: u64) -> Result<usize, Failure> {
+        let Self { session, engine, places, .. } = self;
+        let mut events = 0;
+        let polled = engine.poll(Some(Duration::from_nanos(timeout_ns)), &mut |event| {
+            events += 1;
+            let place_of = |connection: ConnectionId, session: &Session| {
+                let place = places[connection.index as usize];
+                // A client that was given up in this pass still has events until its close.
+                (session.connection(place) == Some(connection)).then_some(place)
+            };
+            match event {
+                Event::Received { connection, bytes } => {
+                    if let Some(place) = place_of(connection, session) {
+                        session.received(place, bytes);
+                    }
+                }
+                Event::Written { connection, buffer } => {
+                    if let Some(place) = place_of(connection, session) {
+                        session.outbox.written(place, buffer);
+                    }
+                }
+                Event::Disconnected { connection, reason } => {
+                    if let Some(place) = place_of(connection, session) {
+                        session.disconnected(place, reason);
+                    }
+                }
+                Event::Accepted { .. } | Event::AcceptFailed { .. } => {}
+            }
+        });
+        polled.map_err(|error| Failure::Engine { kind: "poll", error })?;
+        Ok(events)
+    }
+
+    fn finish(mut self) -> Report {
+        self.session.close_books();
+        let Session { traffic, churn, recorder, disagreements, .. } = self.session;
+        let (busy, cpu_ns) = self.effort.of(traffic.moments());
+        Report::Done(Box::new(Outcome {
+            health: WorkerHealth {
+                busy,
+                cpu_ns,
+                starved: traffic.supply.starved,
+                expired: traffic.supply.expired,
+                visits_missed: churn.missed,
+            },
+            ledger: traffic.ledger,
+            steady: traffic.steady,
+            recorder,
+            disagreements,
+            stats: self.engine.stats(),
+        }))
+    }
+}
+
+/// Opens the engine that was asked for on this thread.
+fn open_engine(choice: EngineChoice) -> Result<Box<dyn Engine>, Failure> {
+    let config = EngineConfig::default();
+    let ring = || relay_engine::ring::Ring::new(&config).map(|ring| Box::new(ring) as Box<dyn Engine>);
+    let epoll = || relay_engine::epoll::Epoll::new(&config).map(|epoll| Box::new(epoll) as Box<dyn Engine>);
+    let failed = |kind| move |error| Failure::Engine { kind, error };
+    match choice {
+        EngineChoice::Ring => ring().map_err(failed("ring")),
+        EngineChoice::Epoll => epoll().map_err(failed("epoll")),
+        EngineChoice::Auto if relay_engine::ring::probe().is_ok() => ring().map_err(failed("ring")),
+        EngineChoice::Auto => epoll().map_err(failed("epoll")),
+    }
+}

@@ -1,0 +1,108 @@
+//! Visitors: users who come and go while the others watch. They neither send nor receive messages,
+//! so that a lost message is never one to somebody who left.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+use crate::clock::to_ns;
+use crate::plan::{Moments, RunPlan};
+use crate::rng::Rng;
+use crate::schedule::{Arrivals, Schedule};
+
+/// Keeps the visitors' schedules apart from other uses of the seed.
+const COME_STREAM: u64 = 0x636f_6d65_0000_0000;
+const STAY_STREAM: u64 = 0x7374_6179_0000_0000;
+
+/// The shortest stay, so that no relay merges a visit away within a tick: 100 ms.
+const STAY_MIN_NS: u64 = 100_000_000;
+
+/// What a visitor is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// Connect.
+    Come(u32),
+    /// Close.
+    Leave(u32),
+}
+
+/// Who comes and who goes, when. Places are those of the worker's clients.
+#[derive(Debug)]
+pub(crate) struct Churn {
+    schedule: Schedule,
+    moments: Option<Moments>,
+    arrivals: Arrivals,
+    stay_ns: u64,
+    longest_ns: u64,
+    rng: Rng,
+    /// In the order in which they went.
+    resting: VecDeque<u32>,
+    staying: BinaryHeap<Reverse<(u64, u32)>>,
+    /// Comings that were due while nobody rested.
+    pub(crate) missed: u64,
+}
+
+impl Churn {
+    /// Makes the worker's share; its visitors are at `places`, none of them online.
+    pub(crate) fn new(plan: &RunPlan, worker: usize, places: std::ops::Range<u32>) -> Self {
+        let workload = &plan.workload;
+        let (seed, share) = (workload.seed, plan.share(worker));
+        let rate = if places.is_empty() { 0.0 } else { workload.churn_per_second };
+        Self {
+            schedule: Schedule::new(workload.arrivals, rate, share, seed, COME_STREAM),
+            moments: None,
+            arrivals: workload.arrivals,
+            stay_ns: to_ns(workload.stay),
+            longest_ns: to_ns(workload.longest_stay()),
+            rng: Rng::new(seed, STAY_STREAM | worker as u64),
+            resting: places.collect(),
+            staying: BinaryHeap::new(),
+            missed: 0,
+        }
+    }
+
+    pub(crate) fn start(&mut self, moments: Moments) {
+        self.moments = Some(moments);
+    }
+
+    /// The next thing that is due; call again until there is none. Nobody comes or goes after the
+    /// end.
+    pub(crate) fn next_call(&mut self, now_ns: u64) -> Option<Call> {
+        let moments = self.moments.filter(|moments| now_ns < moments.end_ns)?;
+        if let Some(&Reverse((leave_ns, place))) = self.staying.peek()
+            && leave_ns <= now_ns
+        {
+            self.staying.pop();
+            return Some(Call::Leave(place));
+        }
+        while moments.begin_ns.saturating_add(self.schedule.due_ns()) <= now_ns {
+            self.schedule.advance();
+            match self.resting.pop_front() {
+                Some(place) => return Some(Call::Come(place)),
+                None => self.missed += 1,
+            }
+        }
+        None
+    }
+
+    /// When something is due next.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        let moments = self.moments?;
+        let come_ns = moments.begin_ns.saturating_add(self.schedule.due_ns());
+        let leave_ns = self.staying.peek().map_or(u64::MAX, |Reverse((leave_ns, _))| *leave_ns);
+        Some(come_ns.min(leave_ns)).filter(|&due_ns| due_ns < moments.end_ns)
+    }
+
+    /// A visitor is online: their stay begins.
+    pub(crate) fn arrived(&mut self, place: u32, now_ns: u64) {
+        let stay_ns = match self.arrivals {
+            Arrivals::Constant => self.stay_ns,
+            Arrivals::Poisson => (self.rng.exponential(self.stay_ns as f64) as u64).min(self.longest_ns),
+        };
+        self.staying.push(Reverse((now_ns + stay_ns.max(STAY_MIN_NS), place)));
+    }
+
+    /// A visitor has gone, or could not come.
+    pub(crate) fn gone(&mut self, place: u32) {
+        self.resting.push_back(place);
+    }
+}

@@ -1,0 +1,82 @@
+//! Bytes that wait to be written, by client.
+//!
+//! An engine writes one buffer at a time on a connection. What is queued meanwhile is gathered and
+//! goes with the next write. Buffers go round: no allocation once enough of them exist.
+
+use relay_engine::{ConnectionId, Engine};
+
+/// Spare buffers that are kept: 4,096 × 512 bytes = 2 MB.
+const SPARE_MAX: usize = 4096;
+
+/// A buffer that grew beyond this is freed instead of kept.
+const SPARE_BYTES_MAX: usize = 16 * 1024;
+
+#[derive(Debug, Default)]
+struct Lane {
+    waiting: Vec<u8>,
+    in_flight: bool,
+}
+
+/// The lanes of all clients of a worker.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    lanes: Vec<Lane>,
+    /// Clients with something waiting and nothing in flight; some perhaps twice, or no longer.
+    ready: Vec<u32>,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Outbox {
+    pub(crate) fn new(clients: usize) -> Self {
+        Self { lanes: (0..clients).map(|_| Lane::default()).collect(), ready: Vec::new(), spare: Vec::new() }
+    }
+
+    /// The buffer to append to what a client is to send.
+    pub(crate) fn append_to(&mut self, place: u32) -> &mut Vec<u8> {
+        let lane = &mut self.lanes[place as usize];
+        if lane.waiting.is_empty() {
+            if lane.waiting.capacity() == 0 {
+                lane.waiting = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(512));
+            }
+            if !lane.in_flight {
+                self.ready.push(place);
+            }
+        }
+        &mut lane.waiting
+    }
+
+    /// A write of this client has ended; its buffer comes back.
+    pub(crate) fn written(&mut self, place: u32, mut buffer: Vec<u8>) {
+        if self.spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+            buffer.clear();
+            self.spare.push(buffer);
+        }
+        let lane = &mut self.lanes[place as usize];
+        lane.in_flight = false;
+        if !lane.waiting.is_empty() {
+            self.ready.push(place);
+        }
+    }
+
+    /// Forgets what waits for a client whose connection is gone.
+    pub(crate) fn forget(&mut self, place: u32) {
+        self.lanes[place as usize] = Lane::default();
+    }
+
+    /// Hands everything that can be written to the engine. Returns how many writes that are.
+    pub(crate) fn flush(&mut self, engine: &mut dyn Engine, connection: impl Fn(u32) -> Option<ConnectionId>) -> usize {
+        let mut writes = 0;
+        for place in self.ready.drain(..) {
+            let lane = &mut self.lanes[place as usize];
+            if lane.in_flight || lane.waiting.is_empty() {
+                continue;
+            }
+            if let Some(connection) = connection(place) {
+                engine.write(connection, std::mem::take(&mut lane.waiting));
+                lane.in_flight = true;
+                writes += 1;
+            }
+        }
+        writes
+    }
+}

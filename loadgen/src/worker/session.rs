@@ -1,0 +1,582 @@
+//! All clients of one worker, without a socket: events in, bytes and wishes out.
+//!
+//! # Flow
+//! ```text
+//! step(now)        who connects, sends, comes, goes now      ──> outbox, connects, closes
+//! received(bytes)  upgrade → decoder → frame → lobby, traffic ──> outbox
+//! ```
+//!
+//! # Invariants
+//! - Only [`Stage`] decides what a frame means to a client.
+//! - Before the run starts a client that cannot connect is a failure of the run; after that it is
+//!   counted, and the run goes on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use protocol::frame::LobbyMode;
+use protocol::server_frame::{ServerFrame, ServerFrameDecoder, Welcome, WelcomeLimits};
+use protocol::websocket::{self, Decoder, Incoming, Opcode, Role};
+use protocol::{encode, limits, opening, upgrade};
+use relay_engine::{ConnectionId, Disconnect, Engine};
+
+use super::churn::{Call, Churn};
+use super::client::{Client, Stage};
+use super::outbox::Outbox;
+use super::traffic::{AckView, Inbox, Traffic, scan_ack};
+use super::{Gauge, LobbyGroup};
+use crate::clock::{SECOND_NS, to_ns};
+use crate::identity;
+use crate::ledger;
+use crate::lobby::{self, Change, Seen, UpdateCache};
+use crate::plan::{HANDSHAKES_MAX, RunPlan};
+use crate::recorder::{Metric, Recorder};
+use crate::rng::Rng;
+
+/// How long a client waits for an answer while it opens its session.
+const OPENING_NS: u64 = 15 * SECOND_NS;
+
+/// How long a leaving client waits for the relay to close.
+const LEAVING_NS: u64 = 2 * SECOND_NS;
+
+/// At most one `lobby_sync` in 2 s (PROTOCOL, Lobby).
+const SYNC_NS: u64 = 2 * SECOND_NS;
+
+/// What a relay said of itself and its limits.
+#[derive(Clone, Copy, Debug)]
+pub struct RelayLimits {
+    /// The limits of the welcome.
+    pub limits: WelcomeLimits,
+    /// The relay's clock less ours, in milliseconds.
+    pub clock_offset_ms: i64,
+}
+
+/// The clients of one worker. Places `0..clients` are those that stay, the visitors come behind.
+#[derive(Debug)]
+pub(crate) struct Session {
+    plan: Arc<RunPlan>,
+    clients: Vec<Client>,
+    stable: u32,
+    decoders: Vec<Decoder>,
+    frames: ServerFrameDecoder,
+    updates: UpdateCache,
+    masks: Rng,
+    pub(crate) outbox: Outbox,
+    pub(crate) traffic: Traffic,
+    pub(crate) churn: Churn,
+    pub(crate) recorder: Box<Recorder>,
+    /// Places that want a connection.
+    pub(crate) connects: VecDeque<u32>,
+    /// Connections that are given up.
+    pub(crate) closes: Vec<ConnectionId>,
+    /// How many of the stable clients were told to connect.
+    dialled: u32,
+    handshakes: usize,
+    handshakes_max: usize,
+    active: u32,
+    ramp_begin_ns: u64,
+    started: bool,
+    pub(crate) relay: Option<RelayLimits>,
+    pub(crate) failure: Option<String>,
+    pub(crate) disagreements: u64,
+}
+
+impl Session {
+    pub(crate) fn new(plan: &Arc<RunPlan>, worker: usize, entropy: u64) -> Self {
+        let workload = &plan.workload;
+        let visitors = plan.visitors.len() as u32;
+        let mut clients: Vec<_> = plan
+            .owned(worker, workload.clients)
+            .map(|number| Client::new(number, identity::public_key(workload.seed, number)))
+            .collect();
+        let stable = clients.len() as u32;
+        clients.extend(
+            plan.owned(worker, visitors)
+                .map(|visitor| Client::new(workload.clients + visitor, *plan.visitors.key(visitor))),
+        );
+        let keys: Arc<[_]> = clients[..stable as usize].iter().map(|client| client.key).collect();
+        let senders = plan.owned(worker, workload.senders).len() as u32;
+        let places = stable..clients.len() as u32;
+        Self {
+            decoders: clients.iter().map(|_| decoder()).collect(),
+            frames: ServerFrameDecoder::new(),
+            updates: UpdateCache::default(),
+            masks: Rng::new(entropy, 0),
+            outbox: Outbox::new(clients.len()),
+            traffic: Traffic::new(plan, worker, keys, senders),
+            churn: Churn::new(plan, worker, places),
+            recorder: Box::default(),
+            connects: VecDeque::new(),
+            closes: Vec::new(),
+            dialled: 0,
+            handshakes: 0,
+            handshakes_max: (HANDSHAKES_MAX / plan.workers).max(1),
+            active: 0,
+            ramp_begin_ns: plan.clock.now_ns(),
+            started: false,
+            relay: None,
+            failure: None,
+            disagreements: 0,
+            plan: Arc::clone(plan),
+            clients,
+            stable,
+        }
+    }
+
+    pub(crate) fn keys(&self) -> Arc<[protocol::PublicKey]> {
+        self.clients[..self.stable as usize].iter().map(|client| client.key).collect()
+    }
+
+    /// Whether all clients that stay are there.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.active == self.stable
+    }
+
+    /// From now on a client that breaks is counted and does not end the run.
+    pub(crate) fn start(&mut self) {
+        self.started = true;
+    }
+
+    pub(crate) fn update_gauge(&self, gauge: &Gauge) {
+        gauge.set(self.active, &self.traffic.ledger);
+    }
+
+    pub(crate) fn connection(&self, place: u32) -> Option<ConnectionId> {
+        self.clients[place as usize].connection
+    }
+
+    /// Hands what waits to be written to the engine. Returns how many writes that are.
+    pub(crate) fn flush(&mut self, engine: &mut dyn Engine) -> usize {
+        let Self { outbox, clients, .. } = self;
+        outbox.flush(engine, |place| clients[place as usize].connection)
+    }
+
+    /// Does what is due now. Returns how much that was.
+    pub(crate) fn step(&mut self, now_ns: u64) -> usize {
+        let mut done = self.dial(now_ns);
+        while let Some(call) = self.churn.next_call(now_ns) {
+            done += 1;
+            match call {
+                Call::Come(place) => self.connects.push_back(place),
+                Call::Leave(place) => self.leave(place),
+            }
+        }
+        let Self { traffic, outbox, recorder, clients, .. } = self;
+        done + traffic.send_due(now_ns, outbox, recorder, |place| clients[place as usize].stage == Stage::Active)
+    }
+
+    /// When the next thing is due, and whether it needs to be exact.
+    pub(crate) fn due_ns(&self) -> Option<(u64, bool)> {
+        let exact = self.traffic.due_ns().map(|due_ns| (due_ns, true));
+        let churn = self.churn.due_ns().map(|due_ns| (due_ns, false));
+        exact.into_iter().chain(churn).chain(self.dial_due_ns().map(|due_ns| (due_ns, false))).min()
+    }
+
+    /// When the next stable client connects, spread evenly over the ramp.
+    fn dial_due_ns(&self) -> Option<u64> {
+        if self.dialled == self.stable || self.handshakes >= self.handshakes_max {
+            return None;
+        }
+        let ramp_ns = to_ns(self.plan.workload.ramp);
+        let offset = u128::from(ramp_ns) * u128::from(self.dialled) / u128::from(self.stable.max(1));
+        Some(self.ramp_begin_ns + offset as u64)
+    }
+
+    fn dial(&mut self, now_ns: u64) -> usize {
+        let mut dialled = 0;
+        while self.failure.is_none() && self.dial_due_ns().is_some_and(|due_ns| due_ns <= now_ns) {
+            self.connects.push_back(self.dialled);
+            // Counted here, so that the bound holds for those who wait in the queue too.
+            self.handshakes += 1;
+            self.dialled += 1;
+            dialled += 1;
+        }
+        dialled
+    }
+
+    /// The client at `place` has a connection that is being made.
+    pub(crate) fn connecting(&mut self, place: u32, connection: ConnectionId, now_ns: u64) {
+        if place >= self.stable {
+            self.handshakes += 1;
+        }
+        let mut upgrade_key = [0; 16];
+        for chunk in upgrade_key.as_chunks_mut::<8>().0 {
+            *chunk = self.masks.next_u64().to_le_bytes();
+        }
+        let client = &mut self.clients[place as usize];
+        client.reset(upgrade_key, now_ns);
+        client.connection = Some(connection);
+        self.decoders[place as usize] = decoder();
+        let target = &self.plan.target;
+        upgrade::request(&target.authority, &target.path, upgrade_key, self.outbox.append_to(place));
+    }
+
+    /// The client at `place` could not even start to connect.
+    pub(crate) fn refused(&mut self, place: u32, error: &std::io::Error) {
+        if place < self.stable {
+            self.handshakes -= 1;
+        }
+        self.broken(place, &format!("connect: {error}"));
+    }
+
+    /// The kernel has given the connection of the client at `place` up.
+    pub(crate) fn disconnected(&mut self, place: u32, reason: Disconnect) {
+        let why = match reason {
+            Disconnect::Eof => "closed by the relay without a close frame".to_owned(),
+            Disconnect::Error(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        };
+        self.gone(place, &why);
+    }
+
+    /// The connection of the client at `place` is of no more use.
+    fn gone(&mut self, place: u32, why: &str) {
+        let client = &mut self.clients[place as usize];
+        let stage = std::mem::replace(&mut client.stage, Stage::Away);
+        if stage == Stage::Away {
+            return;
+        }
+        self.closes.extend(client.connection.take());
+        client.response = Vec::new();
+        self.outbox.forget(place);
+        if stage.is_handshake() {
+            self.handshakes -= 1;
+        }
+        if stage == Stage::Active && place < self.stable {
+            self.active -= 1;
+        }
+        if stage == Stage::Leaving {
+            self.churn.gone(place);
+        } else {
+            self.broken(place, why);
+        }
+    }
+
+    /// Counts a client that has broken, or lets the run fail.
+    fn broken(&mut self, place: u32, why: &str) {
+        if !self.started {
+            self.failure.get_or_insert_with(|| format!("a client could not stay connected: {why}"));
+            return;
+        }
+        if place >= self.stable {
+            self.churn.gone(place);
+            ledger::count(&mut self.traffic.ledger.disconnects, &format!("visitor: {why}"));
+        } else {
+            ledger::count(&mut self.traffic.ledger.disconnects, why);
+        }
+    }
+
+    fn leave(&mut self, place: u32) {
+        let client = &mut self.clients[place as usize];
+        if !client.stage.is_online() {
+            return;
+        }
+        client.stage = Stage::Leaving;
+        let mask = self.masks.next_u64() as u32;
+        websocket::push_masked_close(self.outbox.append_to(place), 1000, "", mask.to_ne_bytes());
+        let now_ns = self.plan.clock.now_ns();
+        client.since_ns = now_ns;
+        let seen = Seen { visitor: client.number - self.plan.workload.clients, joined: false };
+        self.plan.visitors.note(seen, now_ns);
+        if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) {
+            self.traffic.steady.leaves += 1;
+        }
+    }
+
+    /// Looks after waits that take too long. To be called now and then.
+    pub(crate) fn check_patience(&mut self, now_ns: u64) {
+        for place in 0..self.clients.len() as u32 {
+            let client = &self.clients[place as usize];
+            let waited_ns = now_ns.saturating_sub(client.since_ns);
+            match client.stage {
+                Stage::Leaving if waited_ns > LEAVING_NS => self.gone(place, ""),
+                stage if stage.is_handshake() && waited_ns > OPENING_NS => {
+                    self.gone(place, &format!("no answer within 15 s while {stage:?}"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Bytes have come for the client at `place`.
+    pub(crate) fn received(&mut self, place: u32, bytes: &mut [u8]) {
+        let mut behind;
+        let mut bytes = if self.clients[place as usize].stage == Stage::Upgrading {
+            let Some(rest) = self.read_upgrade(place, bytes) else { return };
+            behind = rest;
+            &mut behind[..]
+        } else {
+            bytes
+        };
+        // The decoder lends from itself while the rest of the session handles the frame.
+        let mut decoder = std::mem::replace(&mut self.decoders[place as usize], decoder());
+        while self.clients[place as usize].connection.is_some() {
+            match decoder.next(&mut bytes) {
+                Ok(Some(Incoming::Text(text))) => self.text(place, text),
+                Ok(Some(Incoming::Ping(payload))) => self.push(place, Opcode::Pong, payload),
+                Ok(Some(Incoming::Pong(_) | Incoming::Binary(_))) => {}
+                Ok(Some(Incoming::Close { code, reason })) => {
+                    let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
+                    let why = format!("closed with {code} {reason}{}", advice(&code));
+                    self.gone(place, why.trim_end());
+                }
+                Ok(None) => break,
+                Err(fault) => self.gone(place, &format!("WebSocket fault: {fault}")),
+            }
+        }
+        self.decoders[place as usize] = decoder;
+    }
+
+    /// Reads the upgrade's response; returns what stands behind it once it is whole.
+    fn read_upgrade(&mut self, place: u32, bytes: &[u8]) -> Option<Vec<u8>> {
+        let now_ns = self.plan.clock.now_ns();
+        let client = &mut self.clients[place as usize];
+        client.response.extend_from_slice(bytes);
+        match upgrade::read_response(&client.response, client.upgrade_key) {
+            Ok(Some(consumed)) => {
+                let behind = client.response.split_off(consumed);
+                client.response = Vec::new();
+                client.stage = Stage::Opening;
+                let connected_ns = now_ns - client.since_ns;
+                self.record_opening(Metric::Connect, connected_ns, now_ns);
+                Some(behind)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                self.gone(place, &error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Openings count while clients connect and in the steady phase.
+    fn record_opening(&mut self, metric: Metric, ns: u64, now_ns: u64) {
+        if self.traffic.moments().is_none_or(|moments| moments.is_steady(now_ns)) {
+            self.recorder.record(metric, ns);
+        }
+    }
+
+    fn push(&mut self, place: u32, opcode: Opcode, payload: &[u8]) {
+        let mask = (self.masks.next_u64() as u32).to_ne_bytes();
+        websocket::push_masked(self.outbox.append_to(place), opcode, payload, mask);
+    }
+
+    /// A whole frame. The three that come by the thousand are told apart by how `protocol` writes
+    /// them; any other layout takes the way through the parser.
+    fn text(&mut self, place: u32, text: &str) {
+        if text.starts_with("{\"seq\":") {
+            self.pushed(place, text);
+        } else if let Some(ack) = scan_ack(text) {
+            self.acked(place, ack);
+        } else if text.starts_with("{\"type\":\"lobby") {
+            self.lobby(place, text);
+        } else {
+            self.parsed(place, text);
+        }
+    }
+
+    fn pushed(&mut self, place: u32, text: &str) {
+        let Self { traffic, clients, frames, recorder, .. } = self;
+        traffic.on_push(place, &mut clients[place as usize].inbox, text, frames, recorder);
+    }
+
+    fn acked(&mut self, place: u32, ack: AckView<'_>) {
+        let Self { traffic, clients, outbox, recorder, .. } = self;
+        traffic.on_ack(place, &mut clients[place as usize].inbox, ack, outbox, recorder);
+    }
+
+    fn lobby(&mut self, place: u32, text: &str) {
+        let now_ns = self.plan.clock.now_ns();
+        let visitors = &self.plan.visitors;
+        let client = &mut self.clients[place as usize];
+        let update = match self.updates.find(text.as_bytes()) {
+            Some(update) => update,
+            None => {
+                if let Some(page) = lobby::read_page(text, &mut self.frames) {
+                    let change = client.lobby.page(page.count, page.digest, page.totals);
+                    self.lobby_changed(place, change, now_ns);
+                    return;
+                }
+                match self.frames.decode(text) {
+                    Ok(ServerFrame::LobbyUpdate(update)) => self.updates.keep(text.as_bytes(), &update, visitors),
+                    _ => {
+                        self.traffic.ledger.unreadable += 1;
+                        return;
+                    }
+                }
+            }
+        };
+        let change = client.lobby.update(update);
+        if place < self.stable
+            && let Some(moments) = self.traffic.moments()
+        {
+            for &seen in &update.seen {
+                let when_ns = visitors.when(seen);
+                if moments.is_steady(when_ns) {
+                    let metric = if seen.joined { Metric::LobbyJoin } else { Metric::LobbyLeave };
+                    self.recorder.record(metric, now_ns - when_ns);
+                }
+            }
+        }
+        self.lobby_changed(place, change, now_ns);
+    }
+
+    fn lobby_changed(&mut self, place: u32, change: Change, now_ns: u64) {
+        let client = &mut self.clients[place as usize];
+        match change {
+            Change::Partial => return,
+            Change::Agrees => {}
+            Change::Disagrees => {
+                client.disagreed = true;
+                self.disagreements += 1;
+            }
+        }
+        if client.stage == Stage::Entering {
+            self.entered(place, now_ns);
+        }
+    }
+
+    /// Asks again for every lobby that disagrees, as often as the contract allows.
+    pub(crate) fn sync_lobbies(&mut self, now_ns: u64) {
+        for place in 0..self.clients.len() as u32 {
+            let client = &mut self.clients[place as usize];
+            let wanted = client.stage == Stage::Active && client.lobby.disagrees();
+            if wanted && (client.synced_ns == 0 || now_ns - client.synced_ns > SYNC_NS) {
+                client.synced_ns = now_ns;
+                let mut frame = Vec::new();
+                encode::lobby_sync(&mut frame);
+                self.push(place, Opcode::Text, &frame);
+            }
+        }
+    }
+
+    fn entered(&mut self, place: u32, now_ns: u64) {
+        self.clients[place as usize].stage = Stage::Active;
+        if place < self.stable {
+            self.active += 1;
+        } else {
+            self.churn.arrived(place, now_ns);
+        }
+    }
+
+    /// Any frame, through the parser.
+    fn parsed(&mut self, place: u32, text: &str) {
+        // The parsed frame borrows the decoder, which the handlers need as well: it is put aside.
+        let mut frames = std::mem::take(&mut self.frames);
+        match frames.decode(text) {
+            Ok(ServerFrame::Challenge(challenge)) => self.challenged(place, &challenge),
+            Ok(ServerFrame::Welcome(welcome)) => self.welcomed(place, &welcome),
+            Ok(ServerFrame::Message(_)) => self.pushed(place, text),
+            Ok(ServerFrame::Ack(ack)) => {
+                self.acked(place, AckView { id: ack.id.as_bytes(), duplicate: ack.duplicate, seq: ack.seq });
+            }
+            Ok(ServerFrame::Lobby(_) | ServerFrame::LobbyUpdate(_)) => self.lobby(place, text),
+            Ok(ServerFrame::Error(error)) => {
+                let stage = self.clients[place as usize].stage;
+                if stage.is_handshake() {
+                    self.gone(place, &format!("error {}: {}", error.reason, error.details));
+                } else {
+                    let Self { traffic, outbox, recorder, .. } = self;
+                    traffic.on_refusal(place, error.reason, error.id, outbox, recorder);
+                }
+            }
+            Ok(ServerFrame::Pong | ServerFrame::Restarting { .. } | ServerFrame::Unknown(_)) => {}
+            Err(_) => self.traffic.ledger.unreadable += 1,
+        }
+        self.frames = frames;
+    }
+
+    fn challenged(&mut self, place: u32, challenge: &protocol::server_frame::Challenge<'_>) {
+        let client = &mut self.clients[place as usize];
+        if client.stage != Stage::Opening {
+            self.traffic.ledger.unreadable += 1;
+            return;
+        }
+        let key = identity::signing_key(self.plan.workload.seed, client.number);
+        let mode = if self.plan.workload.lobby { LobbyMode::All } else { LobbyMode::None };
+        let name = &self.plan.target.relay_name;
+        match opening::answer(challenge, name, &key, identity::DEVICE, mode, None) {
+            Ok(auth) => {
+                let mut frame = Vec::new();
+                encode::auth(&mut frame, &auth);
+                self.push(place, Opcode::Text, &frame);
+                let now_ns = self.plan.clock.now_ns();
+                let client = &mut self.clients[place as usize];
+                client.stage = Stage::Authenticating;
+                client.since_ns = now_ns;
+                if place >= self.stable {
+                    let seen = Seen { visitor: client.number - self.plan.workload.clients, joined: true };
+                    self.plan.visitors.note(seen, now_ns);
+                    if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) {
+                        self.traffic.steady.joins += 1;
+                    }
+                }
+            }
+            Err(error) => self.gone(place, &format!("{error}; --relay-name sets the name that is expected")),
+        }
+    }
+
+    fn welcomed(&mut self, place: u32, welcome: &Welcome<'_>) {
+        let now_ns = self.plan.clock.now_ns();
+        let client = &mut self.clients[place as usize];
+        if client.stage != Stage::Authenticating {
+            self.traffic.ledger.unreadable += 1;
+            return;
+        }
+        client.stage = Stage::Entering;
+        client.inbox = Inbox::starting_at(welcome.seq);
+        let authenticated_ns = now_ns - client.since_ns;
+        self.handshakes -= 1;
+        self.record_opening(Metric::Auth, authenticated_ns, now_ns);
+        self.relay.get_or_insert_with(|| RelayLimits {
+            limits: welcome.limits,
+            clock_offset_ms: welcome.time.unix_ms() - unix_ms(),
+        });
+        if !self.plan.workload.lobby {
+            self.entered(place, now_ns);
+        }
+    }
+
+    /// Counts clients by what their lobby came to, and adds up who of them is online.
+    pub(crate) fn lobby_groups(&self) -> (Vec<LobbyGroup>, protocol::server_frame::LobbyTotals) {
+        let mut groups: Vec<LobbyGroup> = Vec::new();
+        let mut truth = protocol::server_frame::LobbyTotals::default();
+        for client in self.clients.iter().filter(|client| client.stage.is_online()) {
+            truth.count += 1;
+            truth.digest ^= client.key.digest_part();
+            let view = client.lobby.is_whole().then(|| client.lobby.own());
+            let agrees = client.lobby.own() == client.lobby.announced();
+            match groups.iter_mut().find(|group| group.view == view && group.agrees == agrees) {
+                Some(group) => group.add(client.disagreed),
+                None => groups.push(LobbyGroup::of(view, agrees, client.disagreed)),
+            }
+        }
+        (groups, truth)
+    }
+
+    /// Adds up what only the end shows.
+    pub(crate) fn close_books(&mut self) {
+        self.traffic.count_lost();
+        let gaps: u64 = self.clients.iter().map(|client| client.inbox.gaps()).sum();
+        self.traffic.ledger.seq_gaps += gaps;
+        self.traffic.steady.watchers = if self.plan.workload.lobby { u64::from(self.active) } else { 0 };
+    }
+}
+
+fn decoder() -> Decoder {
+    Decoder::new(Role::Client, limits::RELAY_FRAME_BYTES)
+}
+
+/// What to do about a close code.
+fn advice(code: &str) -> &'static str {
+    match code {
+        "4409" => " (another client has the same key: give this generator a --seed of its own)",
+        "4429" => " (too many connections: raise the relay's limit, lengthen --ramp or use --source-ip)",
+        _ => "",
+    }
+}
+
+/// This machine's clock.
+fn unix_ms() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    now.as_millis() as i64
+}

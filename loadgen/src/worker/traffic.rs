@@ -1,0 +1,562 @@
+//! The messages of one worker: when each is sent, and what comes of it.
+//!
+//! # Flow
+//! ```text
+//! signer ── Batch ──> stock ── send_due (open loop) | send_next (closed loop) ──> outbox
+//! pushed frame ── on_push ──> delivered, or one of the ledger's faults
+//! ack, error ── on_ack, on_refusal ──> finished; a closed loop sends the next
+//! ```
+//!
+//! # Invariants
+//! - A message is due on the schedule's clock, whatever happened to those before it.
+//! - A push is looked up by its id alone and then compared as a whole: a lookup that goes wrong is
+//!   found by the comparison.
+
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, TryRecvError};
+use protocol::server_frame::{Pushed, ServerFrame, ServerFrameDecoder};
+use protocol::{PublicKey, signature, signed_bytes, splice};
+
+use super::outbox::Outbox;
+use crate::clock::Clock;
+use crate::ledger::{self, Ledger, SteadyCounts};
+use crate::plan::{Moments, Rate, RunPlan};
+use crate::recorder::{Metric, Recorder};
+use crate::schedule::Schedule;
+use crate::signer::{BATCH_MESSAGES, Peers};
+use crate::stock::{Batch, ID_BYTES, Layout, State, Stock, read_id};
+
+/// Messages sent in one pass, so that a backlog does not keep receiving waiting.
+const PASS_MESSAGES: usize = 256;
+
+/// A message signed longer ago is not sent: the relay takes 300 s.
+const SIGNED_AGE_MAX_NS: u64 = 240 * crate::clock::SECOND_NS;
+
+/// Keeps message schedules apart from other uses of the seed.
+pub const MESSAGE_STREAM: u64 = 0x7365_6e64_0000_0000;
+
+/// The inbox numbers that one client has seen.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Inbox {
+    start: u64,
+    highest: u64,
+    last_push: u64,
+    seen: u64,
+}
+
+impl Inbox {
+    /// An inbox whose highest number was `seq` at the welcome.
+    pub(crate) fn starting_at(seq: u64) -> Self {
+        Self { start: seq, highest: seq, last_push: seq, seen: 0 }
+    }
+
+    /// Takes the number of a push; says whether it rises.
+    fn push(&mut self, seq: u64) -> bool {
+        let rises = seq > self.last_push;
+        if rises {
+            self.last_push = seq;
+            self.own(seq);
+        }
+        rises
+    }
+
+    /// Takes the number of a message of one's own, told by its ack, in no order.
+    fn own(&mut self, seq: u64) {
+        self.highest = self.highest.max(seq);
+        self.seen += 1;
+    }
+
+    /// Numbers that were skipped.
+    pub(crate) fn gaps(&self) -> u64 {
+        (self.highest - self.start).saturating_sub(self.seen)
+    }
+}
+
+/// Where the next message comes from.
+#[derive(Debug)]
+enum Pacing {
+    Silent,
+    Open { schedule: Schedule, next: u64 },
+    Closed { next_n: Vec<u32>, waiting: Vec<u32> },
+}
+
+/// What a finished run left, beside the ledger.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Supply {
+    /// Times a message was due and not yet signed.
+    pub(crate) starved: u64,
+    /// Messages that had been signed too long before they were due.
+    pub(crate) expired: u64,
+}
+
+/// The messages of one worker.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    clock: Clock,
+    nonce: u32,
+    worker: u32,
+    workers: u32,
+    senders: u32,
+    rate: Rate,
+    peers: Arc<Peers>,
+    keys: Arc<[PublicKey]>,
+    stock: Stock,
+    signed: Option<Receiver<Batch>>,
+    pacing: Pacing,
+    moments: Option<Moments>,
+    /// By pair of sender and peer: one more than the highest `n` that was delivered.
+    delivered_to: Vec<u32>,
+    /// Sent and not finished.
+    open: u64,
+    pub(crate) ledger: Ledger,
+    pub(crate) steady: SteadyCounts,
+    pub(crate) supply: Supply,
+}
+
+impl Traffic {
+    pub(crate) fn new(plan: &RunPlan, worker: usize, keys: Arc<[PublicKey]>, senders: u32) -> Self {
+        let workload = &plan.workload;
+        let peers = Peers::new(workload.seed, worker, keys.len() as u32, senders, workload.peers);
+        Self {
+            clock: plan.clock,
+            nonce: plan.nonce,
+            worker: worker as u32,
+            workers: plan.workers as u32,
+            senders,
+            rate: workload.rate,
+            delivered_to: vec![0; peers.pairs()],
+            peers: Arc::new(peers),
+            keys,
+            stock: Stock::new(Layout::new(workload.message_bytes), BATCH_MESSAGES),
+            signed: None,
+            pacing: Pacing::Silent,
+            moments: None,
+            open: 0,
+            ledger: Ledger::default(),
+            steady: SteadyCounts::default(),
+            supply: Supply::default(),
+        }
+    }
+
+    pub(crate) fn peers(&self) -> &Arc<Peers> {
+        &self.peers
+    }
+
+    pub(crate) fn senders(&self) -> u32 {
+        self.senders
+    }
+
+    /// Settles when it goes on, and what is sent.
+    pub(crate) fn start(&mut self, moments: Moments, schedule: Schedule, signed: Option<Receiver<Batch>>) {
+        self.moments = Some(moments);
+        self.signed = signed;
+        if self.senders == 0 {
+            return;
+        }
+        self.pacing = match self.rate {
+            Rate::Idle => Pacing::Silent,
+            Rate::PerSecond(_) => Pacing::Open { schedule, next: 0 },
+            Rate::Max { in_flight } => Pacing::Closed {
+                next_n: vec![0; self.senders as usize],
+                waiting: (0..in_flight).flat_map(|_| 0..self.senders).collect(),
+            },
+        };
+    }
+
+    pub(crate) fn moments(&self) -> Option<&Moments> {
+        self.moments.as_ref()
+    }
+
+    fn is_steady(&self, ns: u64) -> bool {
+        self.moments.is_some_and(|moments| moments.is_steady(ns))
+    }
+
+    /// Whether nothing more will be sent.
+    pub(crate) fn is_over(&self, now_ns: u64) -> bool {
+        let Some(moments) = &self.moments else { return false };
+        now_ns >= moments.end_ns
+            && match &self.pacing {
+                Pacing::Silent | Pacing::Closed { .. } => true,
+                Pacing::Open { schedule, .. } => moments.begin_ns + schedule.due_ns() >= moments.end_ns,
+            }
+    }
+
+    /// Messages under way.
+    pub(crate) fn open(&self) -> u64 {
+        self.open
+    }
+
+    /// When the next message is due; `None` if none is, or it waits for something else.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        let moments = self.moments.as_ref()?;
+        match &self.pacing {
+            Pacing::Silent => None,
+            Pacing::Open { schedule, .. } => {
+                let due_ns = moments.begin_ns.saturating_add(schedule.due_ns());
+                (due_ns < moments.end_ns).then_some(due_ns)
+            }
+            Pacing::Closed { waiting, .. } => (!waiting.is_empty()).then_some(moments.begin_ns),
+        }
+    }
+
+    /// Sends what is due. `can_send` says whether a sender has a connection. Returns how many
+    /// messages were handled.
+    pub(crate) fn send_due(
+        &mut self,
+        now_ns: u64,
+        outbox: &mut Outbox,
+        recorder: &mut Recorder,
+        can_send: impl Fn(u32) -> bool,
+    ) -> usize {
+        let Some(moments) = self.moments else { return 0 };
+        if now_ns < moments.begin_ns {
+            return 0;
+        }
+        let mut handled = 0;
+        match &self.pacing {
+            Pacing::Silent => {}
+            Pacing::Open { .. } => {
+                while handled < PASS_MESSAGES && self.send_scheduled(&moments, outbox, recorder, &can_send) {
+                    handled += 1;
+                }
+            }
+            Pacing::Closed { .. } => {
+                let waiting = match &mut self.pacing {
+                    Pacing::Closed { waiting, .. } => std::mem::take(waiting),
+                    Pacing::Silent | Pacing::Open { .. } => Vec::new(),
+                };
+                for sender in waiting {
+                    if can_send(sender) {
+                        self.send_next(sender, outbox, recorder);
+                        handled += 1;
+                    }
+                }
+            }
+        }
+        handled
+    }
+
+    /// Open loop: sends the next message if it is due.
+    fn send_scheduled(
+        &mut self,
+        moments: &Moments,
+        outbox: &mut Outbox,
+        recorder: &mut Recorder,
+        can_send: &impl Fn(u32) -> bool,
+    ) -> bool {
+        let Pacing::Open { schedule, next } = &self.pacing else { return false };
+        let (number, intended_ns) = (*next, moments.begin_ns.saturating_add(schedule.due_ns()));
+        if intended_ns >= moments.end_ns || intended_ns > self.clock.now_ns() {
+            return false;
+        }
+        if !self.fetch(number) {
+            // The signer is behind: the message stays due, and its latency counts the wait.
+            self.supply.starved += 1;
+            return false;
+        }
+        if let Pacing::Open { schedule, next } = &mut self.pacing {
+            *next += 1;
+            schedule.advance();
+        }
+        let sender = (number % u64::from(self.senders)) as u32;
+        if self.is_steady(intended_ns) {
+            self.steady.due += 1;
+        }
+        if can_send(sender) {
+            self.send(sender, number, intended_ns, outbox, recorder);
+        } else {
+            self.ledger.not_sent += 1;
+            self.stock.mark(number, State::SKIPPED);
+        }
+        true
+    }
+
+    /// Closed loop: sends the sender's next message now, or notes that it waits for the signer.
+    fn send_next(&mut self, sender: u32, outbox: &mut Outbox, recorder: &mut Recorder) {
+        let now_ns = self.clock.now_ns();
+        if self.moments.is_none_or(|moments| now_ns >= moments.end_ns) {
+            return;
+        }
+        loop {
+            let Pacing::Closed { next_n, .. } = &self.pacing else { return };
+            let n = next_n[sender as usize];
+            let number = u64::from(n) * u64::from(self.senders) + u64::from(sender);
+            let ready = self.fetch(number);
+            let expired = ready && self.stock.signed_ns(number).is_some_and(|ns| now_ns - ns > SIGNED_AGE_MAX_NS);
+            let Pacing::Closed { next_n, waiting, .. } = &mut self.pacing else { return };
+            if !ready {
+                self.supply.starved += 1;
+                waiting.push(sender);
+                return;
+            }
+            next_n[sender as usize] = n + 1;
+            if expired {
+                self.supply.expired += 1;
+                self.stock.mark(number, State::SKIPPED);
+                continue;
+            }
+            if self.is_steady(now_ns) {
+                self.steady.due += 1;
+            }
+            self.send(sender, number, now_ns, outbox, recorder);
+            return;
+        }
+    }
+
+    /// Whether a message is signed and here; takes batches in until it is.
+    fn fetch(&mut self, number: u64) -> bool {
+        while !self.stock.has(number) {
+            let Some(signed) = &self.signed else { return false };
+            match signed.try_recv() {
+                Ok(batch) => self.stock.add(batch),
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => {
+                    self.signed = None;
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn send(&mut self, sender: u32, number: u64, intended_ns: u64, outbox: &mut Outbox, recorder: &mut Recorder) {
+        let Some(frame) = self.stock.frame(number) else { return };
+        outbox.append_to(sender).extend_from_slice(frame);
+        let written_ns = self.clock.now_ns();
+        if let Some(record) = self.stock.record_mut(number) {
+            record.intended_ns = intended_ns;
+            record.written_ns = written_ns;
+        }
+        self.stock.mark(number, State::SENT);
+        self.open += 1;
+        self.ledger.sent += 1;
+        if self.is_steady(intended_ns) {
+            self.steady.sent += 1;
+            recorder.record(Metric::SendLag, written_ns - intended_ns);
+        }
+    }
+
+    /// The number of a message, by what its id says: the sender's place and `n`.
+    fn number_of(&self, id: &[u8]) -> Option<(u32, u32, u64)> {
+        let (client, n) = read_id(self.nonce, id)?;
+        let sender = client / self.workers;
+        if client % self.workers != self.worker || sender >= self.senders {
+            return None;
+        }
+        Some((sender, n, u64::from(n) * u64::from(self.senders) + u64::from(sender)))
+    }
+
+    fn mark(&mut self, number: u64, news: State) {
+        if self.stock.mark(number, news) {
+            self.open -= 1;
+        }
+    }
+
+    /// A message was pushed to the client at `place`.
+    pub(crate) fn on_push(
+        &mut self,
+        place: u32,
+        inbox: &mut Inbox,
+        text: &str,
+        decoder: &mut ServerFrameDecoder,
+        recorder: &mut Recorder,
+    ) {
+        let layout = *self.stock.layout();
+        if let Some((seq, b"{", rest)) = splice::unsplice_seq(text.as_bytes())
+            && let Some((sender, n, number)) = layout.id_of(rest).and_then(|id| self.number_of(id))
+        {
+            let same = self.stock.frame(number).is_some_and(|frame| layout.same(frame, rest));
+            let finished = self.stock.is_past(number) || (self.stock.has(number) && self.stock.frame(number).is_none());
+            if same || finished {
+                self.on_known(place, inbox, seq, (sender, n, number), recorder);
+                return;
+            }
+        }
+        self.on_unlike(inbox, text, decoder);
+    }
+
+    /// A push that is one of ours, unchanged.
+    fn on_known(
+        &mut self,
+        place: u32,
+        inbox: &mut Inbox,
+        seq: u64,
+        (sender, n, number): (u32, u32, u64),
+        recorder: &mut Recorder,
+    ) {
+        let now_ns = self.clock.now_ns();
+        let rises = inbox.push(seq);
+        let record = match self.stock.record(number) {
+            Some(record) if !record.state.has(State::DELIVERED) => *record,
+            _ => {
+                self.ledger.duplicates += 1;
+                return;
+            }
+        };
+        if !record.state.has(State::SENT) {
+            self.ledger.unknown += 1;
+            return;
+        }
+        if self.peers.place(sender, record.peer) != place {
+            self.ledger.misdelivered += 1;
+            return;
+        }
+        if !rises {
+            self.ledger.seq_backward += 1;
+        }
+        if record.state.has(State::REFUSED) {
+            self.ledger.delivered_though_refused += 1;
+            return;
+        }
+        let newest = &mut self.delivered_to[self.peers.pair(sender, record.peer)];
+        if n < *newest {
+            self.ledger.out_of_order += 1;
+        } else {
+            *newest = n + 1;
+        }
+        self.ledger.delivered += 1;
+        if self.is_steady(now_ns) {
+            self.steady.delivered_within += 1;
+        }
+        if self.is_steady(record.intended_ns) {
+            self.steady.delivered += 1;
+            recorder.record(Metric::Message, now_ns - record.intended_ns);
+            recorder.record(Metric::Service, now_ns - record.written_ns);
+        }
+        self.mark(number, State::DELIVERED);
+    }
+
+    /// A push that is not, byte for byte, what one of ours has signed.
+    fn on_unlike(&mut self, inbox: &mut Inbox, text: &str, decoder: &mut ServerFrameDecoder) {
+        let Ok(ServerFrame::Message(Pushed { seq, message })) = decoder.decode(text) else {
+            self.ledger.unreadable += 1;
+            return;
+        };
+        if !inbox.push(seq) {
+            self.ledger.seq_backward += 1;
+        }
+        let Some((sender, _, number)) = self.number_of(message.id.as_bytes()) else {
+            self.ledger.unknown += 1;
+            return;
+        };
+        self.ledger.altered += 1;
+        let mut signed = Vec::new();
+        signed_bytes::message(&mut signed, &message);
+        let right = self.keys[sender as usize]
+            .to_verifying_key()
+            .is_ok_and(|key| signature::verify_strict(&key, &signed, &message.signature));
+        if !right {
+            self.ledger.bad_signature += 1;
+        }
+        self.mark(number, State::ALTERED);
+    }
+
+    /// The relay has taken a message of the client at `place`. In a closed loop the next one goes.
+    pub(crate) fn on_ack(
+        &mut self,
+        place: u32,
+        inbox: &mut Inbox,
+        ack: AckView<'_>,
+        outbox: &mut Outbox,
+        recorder: &mut Recorder,
+    ) {
+        if let Some(seq) = ack.seq
+            && !ack.duplicate
+        {
+            inbox.own(seq);
+        }
+        let Some((sender, _, number)) = self.number_of(ack.id).filter(|&(sender, ..)| sender == place) else {
+            self.ledger.unknown += 1;
+            return;
+        };
+        let record = match self.stock.record(number) {
+            Some(record) if record.state.has(State::SENT) && !record.state.has(State::ACKED) => *record,
+            _ => {
+                self.ledger.ack_duplicates += 1;
+                return;
+            }
+        };
+        if ack.duplicate {
+            self.ledger.ack_duplicates += 1;
+        }
+        self.ledger.acked += 1;
+        if self.is_steady(record.intended_ns) {
+            recorder.record(Metric::Ack, self.clock.now_ns() - record.written_ns);
+        }
+        self.mark(number, State::ACKED);
+        self.send_next(sender, outbox, recorder);
+    }
+
+    /// The relay has refused something; `id` says which message, if it was one.
+    pub(crate) fn on_refusal(
+        &mut self,
+        place: u32,
+        reason: &str,
+        id: Option<&str>,
+        outbox: &mut Outbox,
+        recorder: &mut Recorder,
+    ) {
+        ledger::count(&mut self.ledger.errors, reason);
+        let number = id.and_then(|id| self.number_of(id.as_bytes())).filter(|&(sender, ..)| sender == place);
+        let Some((sender, _, number)) = number else { return };
+        let Some(record) = self.stock.record(number) else { return };
+        if !record.state.has(State::SENT) || record.state.has(State::REFUSED) {
+            return;
+        }
+        let was_acked = record.state.has(State::ACKED);
+        if record.state.has(State::DELIVERED) {
+            self.ledger.delivered_though_refused += 1;
+        } else {
+            self.ledger.refused += 1;
+        }
+        self.mark(number, State::REFUSED);
+        if !was_acked {
+            self.send_next(sender, outbox, recorder);
+        }
+    }
+
+    /// Counts what never came.
+    pub(crate) fn count_lost(&mut self) {
+        for record in self.stock.records() {
+            let state = record.state;
+            if !state.has(State::SENT) || state.has(State::DELIVERED) || state.has(State::REFUSED) {
+                continue;
+            }
+            if state.has(State::ALTERED) {
+                self.ledger.altered_unrepaired += 1;
+            } else {
+                self.ledger.lost += 1;
+            }
+        }
+    }
+
+    /// Stops taking signed messages, which ends the signer.
+    pub(crate) fn drop_supply(&mut self) {
+        self.signed = None;
+    }
+}
+
+/// The fields of an ack that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AckView<'a> {
+    pub(crate) id: &'a [u8],
+    pub(crate) duplicate: bool,
+    pub(crate) seq: Option<u64>,
+}
+
+/// Reads an ack in the layout that `protocol` writes and for an id of this program's length,
+/// without a JSON parser; `None` for any other.
+pub(crate) fn scan_ack(text: &str) -> Option<AckView<'_>> {
+    let rest = text.as_bytes().strip_prefix(b"{\"type\":\"ack\",\"clientMessageId\":\"")?;
+    let (id, rest) = rest.split_at_checked(ID_BYTES)?;
+    let rest = rest.strip_prefix(b"\",\"recipient\":\"online\",\"duplicate\":false")?;
+    match rest {
+        b"}" => Some(AckView { id, duplicate: false, seq: None }),
+        _ => {
+            let digits = rest.strip_prefix(b",\"seq\":")?.strip_suffix(b"}")?;
+            let seq = std::str::from_utf8(digits).ok()?.parse().ok()?;
+            Some(AckView { id, duplicate: false, seq: Some(seq) })
+        }
+    }
+}
