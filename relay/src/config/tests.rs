@@ -35,7 +35,8 @@ fn every_option_has_its_environment_variable() {
 
 #[test]
 fn good_values_are_taken() {
-    let good: &[(&[&str], fn(&mut Config))] = &[
+    type Change = fn(&mut Config);
+    let good: &[(&[&str], Change)] = &[
         (&["--listen", "0.0.0.0:0"], |c| c.listen = (Ipv4Addr::UNSPECIFIED, 0).into()),
         (&["--listen", "[::1]:80"], |c| c.listen = "[::1]:80".parse().unwrap()),
         (&["--admin", "off"], |c| c.admin = Admin::Off),
