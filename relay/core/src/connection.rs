@@ -68,6 +68,8 @@ pub(crate) struct Challenged {
 #[derive(Debug)]
 pub(crate) struct Moving {
     pub(crate) to: ShardId,
+    /// Who does not read what is in flight by then is given up.
+    pub(crate) deadline: Nanos,
     pub(crate) arrival: Box<Arrival>,
 }
 

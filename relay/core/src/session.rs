@@ -152,7 +152,8 @@ impl Core {
             self.activate(&mut connection, *arrival, frames, effects);
             Some(connection)
         } else {
-            connection.state = State::Moving(Moving { to, arrival });
+            let deadline = challenged.deadline;
+            connection.state = State::Moving(Moving { to, deadline, arrival });
             self.hand_over_if_idle(connection, effects)
         }
     }

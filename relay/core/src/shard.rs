@@ -247,7 +247,7 @@ impl Core {
         if !matches!(connection.state, State::Moving(_)) || !connection.link.outbox.is_empty() {
             return Some(connection);
         }
-        let Connection { link, state: State::Moving(Moving { to, arrival }) } = *connection else {
+        let Connection { link, state: State::Moving(Moving { to, arrival, .. }) } = *connection else {
             return None;
         };
         self.stats.connections -= 1;
@@ -346,7 +346,9 @@ impl Core {
                 continue;
             }
             let deadline = match &connection.state {
-                State::Upgrading(Upgrading { deadline, .. }) | State::Closing(Closing { deadline, .. })
+                State::Upgrading(Upgrading { deadline, .. })
+                | State::Moving(Moving { deadline, .. })
+                | State::Closing(Closing { deadline, .. })
                     if *deadline <= now =>
                 {
                     self.finish(connection, effects);
@@ -356,11 +358,10 @@ impl Core {
                     self.begin_close(&mut connection, Closure::AUTH_TIMEOUT, effects);
                     None
                 }
-                State::Upgrading(Upgrading { deadline, .. }) | State::Closing(Closing { deadline, .. }) => {
-                    Some(*deadline)
-                }
+                State::Upgrading(Upgrading { deadline, .. })
+                | State::Moving(Moving { deadline, .. })
+                | State::Closing(Closing { deadline, .. }) => Some(*deadline),
                 State::Challenged(challenged) => Some(challenged.deadline),
-                State::Moving(_) => None,
                 State::Active(_) => {
                     let Some(deadline) = self.session_timer(&mut connection) else {
                         self.stats.closed_silent += 1;
