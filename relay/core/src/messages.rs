@@ -70,8 +70,10 @@ struct Job {
     frame: Range<usize>,
     /// Another message with this id was waiting already: what becomes of that one decides.
     recheck: bool,
-    /// Why it is refused unless it proves a duplicate; for rechecked ones only.
-    otherwise: Option<Refusal>,
+    /// Its length is refused unless it proves a duplicate; for rechecked ones only.
+    form: Option<Refusal>,
+    /// Its timestamp is refused unless it proves a duplicate; for rechecked ones only.
+    is_stale: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -184,7 +186,7 @@ impl Core {
             _ => None,
         };
         let skew = message.timestamp.unix_ms().abs_diff(self.now.unix_ms);
-        let stale = (skew > limits::TIMESTAMP_SKEW_MS).then_some(Refusal::STALE);
+        let is_stale = skew > limits::TIMESTAMP_SKEW_MS;
         if !recheck {
             if let Some(refusal) = form {
                 self.refuse_message(link, refusal, about);
@@ -202,8 +204,8 @@ impl Core {
                 self.refuse_message(link, Refusal::RATE, about);
                 return self.spend_control(member);
             }
-            if let Some(refusal) = stale {
-                self.refuse_message(link, refusal, about);
+            if is_stale {
+                self.refuse_message(link, Refusal::STALE, about);
                 return Flow::Go;
             }
             self.ids.note(key, tag, now);
@@ -227,9 +229,12 @@ impl Core {
             },
             frame: start..messages.arena.len(),
             recheck,
-            otherwise: form.or(stale),
+            form,
+            is_stale,
         });
-        Flow::Go
+        // What is rechecked is a duplicate or a conflict in all likelihood, and no message that the
+        // rate counts: without a cost it would have its signature checked for nothing.
+        if recheck { self.spend_control(member) } else { Flow::Go }
     }
 
     /// A message that is known already came again.
@@ -284,8 +289,17 @@ impl Core {
                 Some(_) => return self.answer_refused(job, Refusal::CONFLICT),
                 None => {}
             }
-            if let Some(refusal) = job.otherwise {
+            // The id is free after all: what a first message goes through before its signature comes now.
+            if let Some(refusal) = job.form {
                 return self.answer_refused(job, refusal);
+            }
+            if let Some(rate) = self.message_rate
+                && let Err(wait) = self.router.user_mut(job.user).messages.take(rate, self.now.nanos)
+            {
+                return self.answer_refused_until(job, Refusal::RATE, Some(wait.div_ceil(1_000_000)));
+            }
+            if job.is_stale {
+                return self.answer_refused(job, Refusal::STALE);
             }
             self.ids.note(job.key, job.tag, self.now.nanos);
         }
@@ -377,12 +391,16 @@ impl Core {
     }
 
     fn answer_refused(&mut self, job: &Job, refusal: Refusal) {
+        let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
+        self.answer_refused_until(job, refusal, retry_after_ms);
+    }
+
+    fn answer_refused_until(&mut self, job: &Job, refusal: Refusal, retry_after_ms: Option<u64>) {
         self.stats.messages_refused += 1;
         let room = match &job.recipient {
             Recipient::Room(room) => Some(room.as_str()),
             Recipient::User(_) => None,
         };
-        let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
         let about = About { id: Some(job.id.as_str()), room, retry_after_ms };
         self.with_link(job.connection, |core, link| core.refuse(link, refusal, about));
     }
