@@ -1,11 +1,12 @@
 //! More frames than a connection may send, messages aside.
 
-use crate::kit::{Client, Engine, Got, Relay, User, on_every_engine, wire};
+use crate::kit::{Client, Draft, Engine, Got, Relay, User, on_every_engine, wire};
 
 on_every_engine! {
     as_many_frames_as_allowed_pass,
     a_flood_of_frames_closes_with_4429,
     a_flood_of_refused_messages_is_bounded,
+    a_flood_of_messages_of_one_id_is_bounded,
     messages_do_not_count_as_other_frames,
 }
 
@@ -47,10 +48,25 @@ fn a_flood_of_frames_closes_with_4429(engine: Engine) {
 fn a_flood_of_refused_messages_is_bounded(engine: Engine) {
     let relay = Relay::with(engine, &["--rate-limit", "1"]);
     let user = User::numbered(0);
-    let mut client = Client::login(&relay, &user);
     // Two pass; the others are refused, and a refused message is no accepted one.
     let frames: Vec<String> = (0..600).map(|_| user.draft(&user, "hello").frame()).collect();
-    client.raw(&wire::texts(&frames));
+    is_closed(&relay, &user, &frames);
+}
+
+fn a_flood_of_messages_of_one_id_is_bounded(engine: Engine) {
+    let relay = Relay::with(engine, &["--rate-limit", "0"]);
+    let user = User::numbered(0);
+    let draft = user.draft(&user, "hello");
+    is_closed(&relay, &user, &vec![draft.frame(); 600]);
+    let other = user.draft(&user, "hello");
+    let frames: Vec<String> = (0..600).map(|n| Draft { text: n.to_string(), ..other.clone() }.frame()).collect();
+    is_closed(&relay, &user, &frames);
+}
+
+/// Sends all of it in one piece and waits for close 4429.
+fn is_closed(relay: &Relay, user: &User, frames: &[String]) {
+    let mut client = Client::login(relay, user);
+    client.raw(&wire::texts(frames));
     let code = loop {
         match client.next() {
             Got::Text(_) => {}

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use crate::kit::lobby::Lobby;
 use crate::kit::{Client, Engine, Relay, User, Watcher, on_every_engine};
 
 on_every_engine! {
@@ -9,6 +10,7 @@ on_every_engine! {
     a_client_without_lobby_is_seen_and_sees_nothing,
     a_large_lobby_comes_in_pages,
     snapshots_are_whole_while_users_come_and_go,
+    who_does_not_read_for_a_while_catches_up,
 }
 
 fn everybody_sees_everybody_come_and_go(engine: Engine) {
@@ -98,4 +100,23 @@ fn snapshots_are_whole_while_users_come_and_go(engine: Engine) {
         }
     });
     drop(clients);
+}
+
+fn who_does_not_read_for_a_while_catches_up(engine: Engine) {
+    let relay = Relay::start(engine);
+    let users = User::several(400);
+    for reader in (1000..1004).map(User::numbered) {
+        let (client, _) = Client::open_narrow(&relay).with_session(&reader, "phone", "all");
+        let mut watcher = Watcher { client, lobby: Lobby::default() };
+        // Far more is told meanwhile than its kernel and its outbox would hold one by one.
+        for _ in 0..4 {
+            drop(login_all(&relay, &users));
+        }
+        let last = login_all(&relay, &users[..10]);
+        watcher.wait("the truth", |lobby| {
+            lobby.users.len() == 11 && users[..10].iter().all(|user| lobby.users.contains(&user.key))
+        });
+        watcher.client.leave();
+        drop(last);
+    }
 }

@@ -10,6 +10,7 @@ on_every_engine! {
     a_refused_message_passes_after_the_time_told,
     all_devices_of_a_key_share_its_rate,
     zero_is_unlimited,
+    messages_of_one_id_share_no_token,
 }
 
 /// Sends messages to oneself in one piece and gives what was acked and what was refused, in order.
@@ -87,4 +88,24 @@ fn zero_is_unlimited(engine: Engine) {
     let drafts: Vec<Draft> = (0..400).map(|_| user.draft(&user, "hello")).collect();
     let (acked, refused) = send_all(&mut client, &drafts);
     assert_eq!((acked.len(), refused.len()), (400, 0));
+}
+
+fn messages_of_one_id_share_no_token(engine: Engine) {
+    let relay = Relay::with(engine, &["--rate-limit", "1"]);
+    let user = User::numbered(0);
+    let mut client = Client::login(&relay, &user);
+    let draft = user.draft(&user, "hello");
+    // Each is refused behind the rate check and leaves the id free for the next: in one piece, while
+    // the relay still checks the first one's signature.
+    let frames: Vec<String> = (0..60).map(|n| draft.frame_with(&format!("{n:0128x}"))).collect();
+    client.raw(&wire::texts(&frames));
+    let mut reasons = Vec::new();
+    for _ in &frames {
+        let error = client.expect("error");
+        assert_eq!(error["retryAfterMs"].is_u64(), error["reason"] == "rate_limited", "{error}");
+        reasons.push(error["reason"].as_str().expect("a reason").to_owned());
+    }
+    let checked = reasons.iter().filter(|reason| *reason == "signature_invalid").count();
+    // A burst of two; the others take a second each, and all of them took less than the deadline.
+    assert!((2..15).contains(&checked), "{checked} signatures were checked at a rate of one a second");
 }
