@@ -31,7 +31,7 @@ impl fmt::Display for Engine {
     }
 }
 
-/// A running relay of two shards on a port of its own.
+/// A running relay on a port of its own, of two shards unless told otherwise.
 pub(crate) struct Relay {
     child: Child,
     address: SocketAddr,
@@ -53,11 +53,14 @@ impl Relay {
         let engine = engine.to_string();
         let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
         command
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "2", "--engine", &engine])
+            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--engine", &engine])
             .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        if !options.contains(&"--shards") {
+            command.args(["--shards", "2"]);
+        }
         // The developer's own settings are not the test's.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
             command.env_remove(name);

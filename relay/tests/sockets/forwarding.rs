@@ -7,8 +7,14 @@ use crate::kit::{Client, Draft, Engine, Relay, User, on_every_engine, wire};
 
 on_every_engine! {
     bytes_stay_as_they_are_from_any_shard_to_any_shard,
+    on_one_shard,
+    on_more_shards_than_cores,
+    on_shards_that_poll_busily,
     seq_counts_without_gaps_over_all_senders,
     a_bad_signature_among_good_ones_stops_only_itself,
+    so_it_does_when_each_is_checked_alone,
+    without_checks_all_pass,
+    what_came_before_a_close_is_delivered,
 }
 
 /// Texts and their spellings in JSON, both without the quotes.
@@ -81,7 +87,23 @@ fn read_acks_and_pushes(client: &mut Client, mut acks: usize, pushes: usize) -> 
 /// With two shards, all pairs of eight keys hold every case of sender's and recipient's home, but once
 /// in 128 runs, when all eight keys are at home on one shard.
 fn bytes_stay_as_they_are_from_any_shard_to_any_shard(engine: Engine) {
-    let relay = Relay::with(engine, &["--rate-limit", "0"]);
+    all_to_all(engine, &["--shards", "2"]);
+}
+
+fn on_one_shard(engine: Engine) {
+    all_to_all(engine, &["--shards", "1"]);
+}
+
+fn on_more_shards_than_cores(engine: Engine) {
+    all_to_all(engine, &["--shards", "5"]);
+}
+
+fn on_shards_that_poll_busily(engine: Engine) {
+    all_to_all(engine, &["--shards", "2", "--busy-poll", "200us"]);
+}
+
+fn all_to_all(engine: Engine, options: &[&str]) {
+    let relay = Relay::with(engine, &[options, &["--rate-limit", "0"]].concat());
     let users = User::several(8);
     let mut clients: Vec<Client> = users.iter().map(|user| Client::login(&relay, user)).collect();
     let mut seqs = vec![0; users.len()];
@@ -143,12 +165,19 @@ fn seq_counts_without_gaps_over_all_senders(engine: Engine) {
 }
 
 fn a_bad_signature_among_good_ones_stops_only_itself(engine: Engine) {
-    let relay = Relay::with(engine, &["--rate-limit", "0"]);
+    bad_among_good(&Relay::with(engine, &["--rate-limit", "0"]));
+}
+
+fn so_it_does_when_each_is_checked_alone(engine: Engine) {
+    bad_among_good(&Relay::with(engine, &["--rate-limit", "0", "--verify", "strict"]));
+}
+
+fn bad_among_good(relay: &Relay) {
     let users = User::several(8);
     for pair in users.chunks(2) {
         let [sender, recipient] = pair else { unreachable!("chunks of two") };
-        let mut from = Client::login(&relay, sender);
-        let mut to = Client::login(&relay, recipient);
+        let mut from = Client::login(relay, sender);
+        let mut to = Client::login(relay, recipient);
         let drafts: Vec<Draft> = (0..64).map(|n| sender.draft(recipient, &n.to_string())).collect();
         let is_bad = |n: usize| n == 0 || n == 7 || n == 40 || n == 63;
         let frames: Vec<String> = drafts
@@ -183,5 +212,37 @@ fn a_bad_signature_among_good_ones_stops_only_itself(engine: Engine) {
         };
         assert_eq!((acked, refused), (ids(false), ids(true)));
         to.expect_quiet();
+    }
+}
+
+fn without_checks_all_pass(engine: Engine) {
+    let relay = Relay::with(engine, &["--verify", "off"]);
+    for n in 0..4 {
+        let [sender, recipient] = [2 * n, 2 * n + 1].map(User::numbered);
+        let (mut from, mut to) = (Client::login(&relay, &sender), Client::login(&relay, &recipient));
+        let draft = sender.draft(&recipient, "believe me");
+        let frame = draft.frame_with(&"ab".repeat(64));
+        from.send(&frame);
+        from.expect_ack(&draft.id, false);
+        assert_eq!(to.expect_push(), (1, frame));
+    }
+}
+
+fn what_came_before_a_close_is_delivered(engine: Engine) {
+    let relay = Relay::start(engine);
+    let recipient = User::numbered(100);
+    let mut to = Client::login(&relay, &recipient);
+    let mut next_seq = 1;
+    for sender in User::several(8) {
+        // All in one piece: the opening, the messages and the close.
+        let mut from = Client::open(&relay);
+        let auth = wire::text(&from.answer(&sender, "phone", "none"));
+        let frames: Vec<String> = (0..5).map(|_| sender.draft(&recipient, "last words").frame()).collect();
+        let close = wire::frame(wire::FIN | wire::CLOSE, &1000u16.to_be_bytes());
+        from.raw(&[auth, wire::texts(&frames), close].concat());
+        for frame in frames {
+            assert_eq!(to.expect_push(), (next_seq, frame));
+            next_seq += 1;
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The real binary on real sockets: what the wire contract promises, one behaviour a file, each on
 //! all three engines.
 //!
-//! One test binary, so that it is linked once. Each test starts relays of its own (see [`kit`]), two
-//! shards each. How keys are spread over the shards is random in a relay: where it matters, a test
+//! One test binary, so that it is linked once. Each test starts relays of its own (see [`kit`]), mostly
+//! of two shards. How keys are spread over the shards is random in a relay: where it matters, a test
 //! goes over enough keys to meet every case, and holds for every spread.
 //!
 //! Absent on purpose: verdicts about time. Where the contract gives a time, the test shows the order

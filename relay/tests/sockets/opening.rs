@@ -32,6 +32,8 @@ fn every_connection_is_challenged_with_a_nonce_of_its_own(engine: Engine) {
         assert!(is_lowercase_hex(nonce, 64), "{challenge}");
         assert!(nonces.insert(nonce.to_owned()), "a nonce came twice");
     }
+    // What is signed holds that name.
+    Client::login(&relay, &User::numbered(0)).expect_quiet();
 }
 
 fn welcome_tells_the_defaults(engine: Engine) {
