@@ -115,6 +115,8 @@ struct IdUse {
 pub(crate) enum Claim {
     /// Nothing.
     None,
+    /// That this user was online.
+    Online(PublicKey),
     /// That this user was not online all the time since then.
     Offline(PublicKey, Nanos),
 }
@@ -140,6 +142,8 @@ pub(crate) struct Ledger {
     seqs: HashMap<(PublicKey, u64, u64), usize>,
     /// By receiving and sending connection: the index of the last message that arrived.
     pairs: HashMap<(LinkId, LinkId), u64>,
+    /// Times each user sent a message.
+    sent_by: HashMap<usize, u32>,
     /// Times a message was sent.
     pub(crate) sent: u64,
     /// Times a message arrived.
@@ -180,36 +184,45 @@ impl Ledger {
         push_once(&mut tally.records, record);
         let used = self.ids.entry((message.user, message.id.clone())).or_default();
         used.first_sent.get_or_insert(sending.at);
+        *self.sent_by.entry(message.user).or_default() += 1;
         push_once(&mut used.records, record);
     }
 
     /// Checks an `ack`.
-    pub(crate) fn ack(&mut self, session: LinkId, id: &str, online: bool, duplicate: bool, now: Nanos) -> Checked {
+    pub(crate) fn ack(
+        &mut self,
+        session: LinkId,
+        id: &str,
+        online: bool,
+        duplicate: bool,
+        now: Nanos,
+    ) -> Checked<Claim> {
         let mut valid = self.answered(session, id, "ack")?;
         valid.retain(|&record| self.records[record].kind == Kind::Valid);
         let Some(&first) = valid.first() else {
             return violated(Invariant::AnswerWrong, format!("{id}: an ack for a message that is not valid"));
         };
         ensure(online, Invariant::AnswerWrong, || format!("{id}: acked for an offline recipient without a store"))?;
+        let mut claim = Claim::None;
         if valid.len() == 1 {
             self.records[first].acked = true;
+            claim = Claim::Online(self.records[first].recipient);
         }
         let user = self.records[first].user;
         let Some(used) = self.ids.get_mut(&(user, id.into())) else {
             return violated(Invariant::AnswerSurplus, format!("{id}: never sent by this user"));
         };
         if duplicate {
-            return ensure(
-                used.records.iter().any(|&record| self.records[record].sendings.len() > 1),
-                Invariant::AnswerWrong,
-                || format!("{id}: called a duplicate and sent once"),
-            );
+            let repeated = used.records.iter().any(|&record| self.records[record].sendings.len() > 1);
+            ensure(repeated, Invariant::AnswerWrong, || format!("{id}: called a duplicate and sent once"))?;
+            return Ok(claim);
         }
         used.acked_as_new += 1;
         let again_ok = used.first_sent.is_some_and(|first| now >= first + limits::ID_MEMORY_MS * MS);
         ensure(used.acked_as_new == 1 || again_ok, Invariant::IdTwice, || {
             format!("{id}: acked as new {} times", used.acked_as_new)
-        })
+        })?;
+        Ok(claim)
     }
 
     /// Checks an `error` that names a message.
@@ -221,6 +234,10 @@ impl Ledger {
         let reused = self.ids.get(&(user, id.into())).is_some_and(|used| used.records.len() > 1);
         let old =
             records.iter().any(|&record| self.records[record].sendings[0].at + limits::TIMESTAMP_SKEW_MS * MS <= now);
+        let sent = self.sent_by.get(&user).copied().unwrap_or(0);
+        ensure(reason != "rate_limited" || sent > limits::MESSAGES_PER_SECOND * 2, Invariant::AnswerWrong, || {
+            format!("{id}: rate_limited after {sent} messages")
+        })?;
         ensure(kinds.iter().any(|kind| kind.allows(reason, reused, old)), Invariant::AnswerWrong, || {
             format!("{id}: {reason} for {kinds:?}, id reused: {reused}")
         })?;

@@ -12,6 +12,8 @@ use crate::invariant::{Checked, Invariant, ensure, violated};
 pub(crate) struct LobbyView {
     /// Of the last complete snapshot and all deltas since.
     users: BTreeSet<PublicKey>,
+    /// Of `users`, kept up with them: to count them anew for each delta would take most of a run.
+    totals: LobbyTotals,
     rev: Option<u64>,
     /// A snapshot of which pages are still to come: its rev and what came.
     partial: Option<(u64, BTreeSet<PublicKey>)>,
@@ -54,6 +56,7 @@ impl LobbyView {
             return Ok(());
         };
         ensure(users.contains(own), Invariant::LobbySnapshot, || "a snapshot without the own key".to_owned())?;
+        self.totals = totals(&users);
         self.users = users;
         self.rev = Some(rev);
         self.snapshots += 1;
@@ -70,18 +73,23 @@ impl LobbyView {
         };
         ensure(update.rev > rev, Invariant::LobbyRevision, || format!("delta of rev {} after rev {rev}", update.rev))?;
         self.rev = Some(update.rev);
+        let joined: BTreeSet<PublicKey> = update.joined.iter().copied().collect();
         for user in &update.left {
-            ensure(!update.joined.contains(user), Invariant::LobbyDelta, || format!("{user:?} is in both arrays"))?;
+            ensure(!joined.contains(user), Invariant::LobbyDelta, || format!("{user:?} is in both arrays"))?;
             ensure(self.users.remove(user), Invariant::LobbyDelta, || format!("{user:?} left and was not there"))?;
+            self.totals.count -= 1;
+            self.totals.digest ^= user.digest_part();
         }
         for user in &update.joined {
             ensure(self.users.insert(*user), Invariant::LobbyDelta, || format!("{user:?} joined and was there"))?;
+            self.totals.count += 1;
+            self.totals.digest ^= user.digest_part();
         }
         self.agrees(update.totals)
     }
 
     fn agrees(&self, told: LobbyTotals) -> Checked {
-        let own = totals(&self.users);
+        let own = self.totals;
         ensure(own == told, Invariant::LobbyDigest, || format!("rev {:?}: own {own:?}, told {told:?}", self.rev))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use relay_sim::{Overrides, Report, RunOptions, run};
+use relay_sim::{Overrides, Report, RunOptions, Seen, run};
 
 /// Runs the relay's shards in a simulated world, seed by seed, and checks every rule of the contract.
 #[derive(Debug, Parser)]
@@ -36,6 +36,9 @@ struct Args {
     /// Seeds at a time [default: one for each CPU]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// Count what was met: answers, close codes, drops
+    #[arg(long)]
+    seen: bool,
     /// Write every event and effect to standard error (one seed at a time)
     #[arg(long)]
     trace: bool,
@@ -49,6 +52,7 @@ struct Totals {
     messages: u64,
     delivered: u64,
     logins: u64,
+    seen: Seen,
     /// The lowest seed that broke a rule.
     failed: Option<Report>,
 }
@@ -60,6 +64,7 @@ impl Totals {
         self.messages += report.messages;
         self.delivered += report.delivered;
         self.logins += report.logins;
+        self.seen.merge(&report.seen);
         let is_first = self.failed.as_ref().is_none_or(|failed| report.seed < failed.seed);
         if report.failure.is_some() && is_first {
             self.failed = Some(report);
@@ -138,6 +143,11 @@ fn main() -> ExitCode {
         totals.logins,
         began.elapsed().as_secs_f64()
     );
+    if args.seen {
+        for (name, count) in totals.seen.iter() {
+            let _ = writeln!(out, "{count:>10}  {name}");
+        }
+    }
     let Some(failed) = totals.failed else {
         return if totals.seeds == end - start { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     };

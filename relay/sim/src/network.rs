@@ -378,7 +378,9 @@ mod tests {
     use crate::scenario::Overrides;
 
     fn scenario(random: &mut Random) -> Scenario {
-        Scenario { kernel_bytes: 1000, ..Scenario::draw(&Overrides::default(), random) }
+        let mut scenario = Scenario::draw(&Overrides::default(), random);
+        scenario.kernel_bytes = 1000;
+        scenario
     }
 
     #[test]

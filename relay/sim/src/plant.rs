@@ -1,6 +1,7 @@
 //! Planted faults: what a broken relay would do, done between the core and its surroundings. They
 //! prove that the invariants can fail.
 
+use protocol::PublicKey;
 use relay_core::{Envelope, Outcome};
 
 use crate::random::Random;
@@ -20,14 +21,14 @@ pub enum Plant {
     AlterDeliver,
     /// A message goes to somebody else on another shard.
     MisdirectDeliver,
+    /// Messages to other shards get lost, and are said to be delivered.
+    AckAndForget,
     /// An offline recipient is called online.
     InventOnline,
     /// An online recipient is called offline.
     InventOffline,
     /// Other shards do not hear who left.
     HideLeft,
-    /// Other shards do not hear who joined.
-    HideJoined,
     /// Connections get lost on the way to their home.
     LoseHandOver,
     /// Connections arrive at a shard that is not their home.
@@ -40,27 +41,42 @@ pub enum Plant {
     IgnoreClose,
     /// Timers do not fire.
     IgnoreTimers,
+    /// A write is said to be done and never was.
+    LoseWrite,
+    /// Signatures are not checked.
+    TrustSignatures,
+    /// Message ids are forgotten at once.
+    ForgetIds,
+    /// Outboxes grow past their bound.
+    LooseOutbox,
+    /// Senders are slowed down before their burst is used up.
+    MeanRate,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 21] = [
         Self::LoseDeliver,
         Self::LoseDelivered,
         Self::RepeatDeliver,
         Self::SwapDelivers,
         Self::AlterDeliver,
         Self::MisdirectDeliver,
+        Self::AckAndForget,
         Self::InventOnline,
         Self::InventOffline,
         Self::HideLeft,
-        Self::HideJoined,
         Self::LoseHandOver,
         Self::MisdirectHandOver,
         Self::FlipByte,
         Self::RepeatWrite,
         Self::IgnoreClose,
         Self::IgnoreTimers,
+        Self::LoseWrite,
+        Self::TrustSignatures,
+        Self::ForgetIds,
+        Self::LooseOutbox,
+        Self::MeanRate,
     ];
 
     /// Whether this occasion for a fault is taken: one in four.
@@ -78,12 +94,14 @@ pub(crate) enum Fate {
     Overtake(Envelope),
     /// Both go on.
     Twice(Envelope, Envelope),
+    /// It is lost, and this goes back to its sender.
+    Answer(Envelope),
     /// It is lost.
     Lost,
 }
 
-/// Applies a planted fault to an envelope.
-pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, random: &mut Random) -> Fate {
+/// Applies a planted fault to an envelope. `someone` is a user, whom it may go to instead.
+pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -> Fate {
     match (&mut envelope, plant) {
         (Envelope::Deliver { .. }, Plant::LoseDeliver) | (Envelope::Delivered { .. }, Plant::LoseDelivered) => {
             return Fate::Lost;
@@ -93,14 +111,17 @@ pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, random: &mut Random) 
             let again = Envelope::Deliver { ticket: *ticket, recipient: *recipient, frame: frame.clone() };
             return Fate::Twice(envelope, again);
         }
+        (Envelope::Deliver { ticket, frame, .. }, Plant::AckAndForget) => {
+            let (outcome, buffer) = (Outcome::Online, std::mem::take(frame));
+            return Fate::Answer(Envelope::Delivered { ticket: *ticket, outcome, buffer });
+        }
         (Envelope::Deliver { frame, .. }, Plant::AlterDeliver) => alter_text(frame),
         (Envelope::Deliver { recipient, .. }, Plant::MisdirectDeliver) => {
-            *recipient = protocol::PublicKey::from_bytes(random.bytes());
+            *recipient = someone;
         }
         (Envelope::Delivered { outcome, .. }, Plant::InventOnline) => *outcome = Outcome::Online,
         (Envelope::Delivered { outcome, .. }, Plant::InventOffline) => *outcome = Outcome::Offline,
         (Envelope::Lobby { left, .. }, Plant::HideLeft) => left.clear(),
-        (Envelope::Lobby { joined, .. }, Plant::HideJoined) => joined.clear(),
         _ => {}
     }
     Fate::Pass(envelope)

@@ -270,6 +270,11 @@ impl World {
         if self.plant == Some(Plant::RepeatWrite) && buffer.starts_with(&[0x81]) && Plant::strikes(&mut self.random) {
             buffer.extend_from_within(..);
         }
+        if self.plant == Some(Plant::LoseWrite) && Plant::strikes(&mut self.random) {
+            let Place::Open { connection, .. } = self.links[link].place else { return Ok(()) };
+            self.give(shard, Waiting::Link(connection, Input::Written(buffer)));
+            return Ok(());
+        }
         ensure(self.links[link].start_write(buffer), Invariant::EngineContract, || {
             format!("shard {shard}: a second write in flight on connection {link}, or one behind the shutdown")
         })?;
@@ -303,23 +308,30 @@ impl World {
     /// Sends an envelope: delayed, and in order for each pair of shards.
     fn send(&mut self, from: usize, to: usize, envelope: Envelope) {
         let fate = match self.plant {
-            Some(plant) if Plant::strikes(&mut self.random) => plant::meddle(plant, envelope, &mut self.random),
+            Some(plant) if Plant::strikes(&mut self.random) => {
+                let someone = self.users[self.random.index(self.users.len())].key;
+                plant::meddle(plant, envelope, someone)
+            }
             _ => Fate::Pass(envelope),
         };
-        let way = from * self.hosts.len() + to;
-        let (envelopes, at_front) = match fate {
-            Fate::Pass(envelope) => (vec![envelope], false),
-            Fate::Overtake(envelope) => (vec![envelope], true),
-            Fate::Twice(envelope, again) => (vec![envelope, again], false),
-            Fate::Lost => return,
-        };
-        for envelope in envelopes {
-            let queue = &mut self.mesh[way];
-            let at = self.schedule.now() + self.random.below(self.scenario.hop_max + 1);
-            let before = queue.len() - usize::from(at_front && !queue.is_empty());
-            queue.insert(before, envelope);
-            self.schedule.at(at, Occurrence::Envelope { from, to });
+        match fate {
+            Fate::Pass(envelope) => self.post(from, to, envelope, 0),
+            Fate::Overtake(envelope) => self.post(from, to, envelope, 1),
+            Fate::Twice(envelope, again) => {
+                self.post(from, to, envelope, 0);
+                self.post(from, to, again, 0);
+            }
+            Fate::Answer(envelope) => self.post(to, from, envelope, 0),
+            Fate::Lost => {}
         }
+    }
+
+    /// Queues an envelope behind all but the last `overtaken` of its pair of shards.
+    fn post(&mut self, from: usize, to: usize, envelope: Envelope, overtaken: usize) {
+        let queue = &mut self.mesh[from * self.hosts.len() + to];
+        queue.insert(queue.len().saturating_sub(overtaken), envelope);
+        let at = self.schedule.now() + self.random.below(self.scenario.hop_max + 1);
+        self.schedule.at(at, Occurrence::Envelope { from, to });
     }
 
     /// The next envelope of a pair of shards arrives: whichever was sent first.

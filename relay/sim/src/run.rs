@@ -8,6 +8,7 @@ use crate::random::Random;
 use crate::relay::Waiting;
 use crate::scenario::{Overrides, Scenario};
 use crate::schedule::SECOND;
+use crate::seen::Seen;
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -37,6 +38,8 @@ pub struct Report {
     pub delivered: u64,
     /// Sessions opened.
     pub logins: u64,
+    /// What was met.
+    pub seen: Seen,
     /// The rule that did not hold, if any.
     pub failure: Option<Failure>,
 }
@@ -82,9 +85,10 @@ fn run_once(seed: u64, options: &RunOptions, keep: bool) -> Report {
     let logins = world.hosts.iter().map(|host| host.shard.stats().logins).sum();
     let (messages, delivered) = (world.ledger.sent, world.ledger.arrived);
     let (trace_hash, events) = (world.trace.hash(), world.trace.count);
+    let seen = world.summary();
     let last = world.trace.into_lines();
     let failure = outcome.err().map(|violation| Failure { violation, at_ns, last });
-    Report { seed, trace_hash, events, messages, delivered, logins, failure }
+    Report { seed, trace_hash, events, messages, delivered, logins, seen, failure }
 }
 
 impl World {
@@ -111,6 +115,30 @@ impl World {
         self.end()
     }
 
+    /// What clients met, and what the shards counted.
+    fn summary(&mut self) -> Seen {
+        let mut seen = std::mem::take(&mut self.seen);
+        for host in &self.hosts {
+            let stats = host.shard.stats();
+            for (name, count) in [
+                ("too slow", stats.closed_too_slow),
+                ("pushes dropped", stats.dropped_too_slow),
+                ("silent", stats.closed_silent),
+                ("replaced", stats.replaced),
+                ("handed over", stats.handed_over),
+                ("verified alone", stats.verified_single),
+                ("verified in batches", stats.verified_batched),
+                ("batches failed", stats.batches_failed),
+                ("lobby merged", stats.lobby_merged),
+            ] {
+                if count > 0 {
+                    seen.add(format!("stats {name}"), count);
+                }
+            }
+        }
+        seen
+    }
+
     fn rest(&mut self) -> Checked {
         self.end_congestion();
         self.unstall_all();
@@ -122,6 +150,14 @@ impl World {
     /// The relay drains, or all clients leave.
     fn end(&mut self) -> Checked {
         if self.scenario.drain {
+            // In the middle of things as often as at rest.
+            if self.random.chance(50) {
+                for _ in 0..30 {
+                    let gap = self.random.below(self.scenario.step_gap_max + 1);
+                    self.run_for(gap)?;
+                    self.step()?;
+                }
+            }
             self.draining = true;
             for shard in 0..self.hosts.len() {
                 self.give(shard, Waiting::Drain);
@@ -137,6 +173,8 @@ impl World {
                 }
             }
         }
+        self.end_congestion();
+        self.unstall_all();
         let settle = self.scenario.settle();
         self.run_for(settle)?;
         self.check_empty()

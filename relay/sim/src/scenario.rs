@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use protocol::limits;
 use relay_core::{Config, Nanos, ShardId, VerifyMode};
 
+use crate::plant::Plant;
 use crate::random::Random;
 use crate::schedule::MS;
 
@@ -43,6 +45,8 @@ pub(crate) struct Scenario {
     pub(crate) tight: bool,
     /// Whether segments are often cut into single bytes.
     pub(crate) crumbs: bool,
+    /// Percent of sessions that ask for the lobby.
+    pub(crate) watchers: u64,
     /// Whether the end is a drain; otherwise all clients leave.
     pub(crate) drain: bool,
     /// As the shards get it, but for the shard's number.
@@ -61,9 +65,11 @@ impl Scenario {
         config.heartbeat = Duration::from_secs(random.pick(&[2, 5, 20]));
         config.lobby_tick = Duration::from_millis(random.pick(&[5, 20, 80]));
         config.limits.devices_max = random.pick(&[2, 8, 8]);
+        config.limits.messages_per_second = random.pick(&[limits::MESSAGES_PER_SECOND, limits::MESSAGES_PER_SECOND, 0]);
+        config.limits.in_transit_max = random.pick(&[3, config.limits.in_transit_max, config.limits.in_transit_max]);
         let tight = random.chance(35);
         if tight {
-            config.limits.outbox_bytes_max = random.between(16, 64) as usize * 1024;
+            config.limits.outbox_bytes_max = random.between(6, 48) as usize * 1024;
         }
         Self {
             shards,
@@ -75,17 +81,27 @@ impl Scenario {
             delay_max: random.pick(&[MS / 10, 2 * MS, 20 * MS, 150 * MS]),
             hop_max: random.pick(&[MS / 100, MS, 30 * MS]),
             batch_max: random.pick(&[1, 3, 16, 256]),
-            kernel_bytes: if tight { random.between(1, 16) as usize * 1024 } else { 256 * 1024 },
+            kernel_bytes: if tight { random.between(1, 8) as usize * 1024 } else { 256 * 1024 },
             tight,
             crumbs: random.chance(25),
+            // A crowd that all watch costs the square of its size.
+            watchers: if devices > 200 { 3 } else { 85 },
             drain: random.chance(50),
             config,
         }
     }
 
-    /// The configuration of one shard.
-    pub(crate) fn config(&self, shard: ShardId) -> Config {
-        Config { shard, ..self.config.clone() }
+    /// The configuration of one shard; a planted fault may spoil it.
+    pub(crate) fn config(&self, shard: ShardId, plant: Option<Plant>) -> Config {
+        let mut config = Config { shard, ..self.config.clone() };
+        match plant {
+            Some(Plant::TrustSignatures) => config.verify = VerifyMode::Off,
+            Some(Plant::ForgetIds) => config.limits.recent_ids_max = 1,
+            Some(Plant::LooseOutbox) => config.limits.outbox_bytes_max *= 4,
+            Some(Plant::MeanRate) => config.limits.messages_per_second = 1,
+            _ => {}
+        }
+        config
     }
 
     /// The configuration that all shards share.

@@ -17,6 +17,7 @@ use crate::invariant::{Checked, Invariant, ensure, violated};
 use crate::ledger::{Arrival, Claim, Ledger};
 use crate::lobby::LobbyView;
 use crate::network::LinkId;
+use crate::seen::Seen;
 use crate::trace::printable;
 
 /// How a client behaves up to its login.
@@ -144,6 +145,7 @@ pub(crate) struct Context<'a> {
     pub(crate) heartbeat_ms: u64,
     pub(crate) frames: &'a mut ServerFrameDecoder,
     pub(crate) ledger: &'a mut Ledger,
+    pub(crate) seen: &'a mut Seen,
 }
 
 impl Session {
@@ -238,6 +240,7 @@ impl Session {
                     self.phase = Phase::Unchallenged;
                 }
                 Err(UpgradeError::Refused { status, .. }) => {
+                    context.seen.note("http", status);
                     self.phase = Phase::Ended(End::Http(status));
                     return Ok(reactions);
                 }
@@ -281,6 +284,7 @@ impl Session {
             }
             Incoming::Close { code, .. } => {
                 let code = code.unwrap_or(1005);
+                context.seen.note("close", code);
                 self.phase = Phase::Ended(End::Code(code));
                 reactions.push(Reaction::Close(code));
                 Ok(())
@@ -334,8 +338,14 @@ impl Session {
             ServerFrame::Lobby(_) | ServerFrame::LobbyUpdate(_) if self.lobby_mode == LobbyMode::None => {
                 violated(Invariant::LobbyUnwanted, format!("connection {}", self.id))
             }
-            ServerFrame::Lobby(page) => self.lobby.page(&self.key, page.clone()),
-            ServerFrame::LobbyUpdate(update) => self.lobby.update(update),
+            ServerFrame::Lobby(page) => {
+                context.seen.note("lobby", if page.totals.is_some() { "last page" } else { "page" });
+                self.lobby.page(&self.key, page.clone())
+            }
+            ServerFrame::LobbyUpdate(update) => {
+                context.seen.note("lobby", "delta");
+                self.lobby.update(update)
+            }
             ServerFrame::Message(pushed) => {
                 let Some((seq, head, tail)) = unsplice_seq(text.as_bytes()) else {
                     return violated(
@@ -351,7 +361,12 @@ impl Session {
                 let (session, key, epoch) = (self.id, self.key, self.epoch);
                 context.ledger.arrive(&Arrival { session, key, epoch, seq, bytes: &bytes })
             }
-            ServerFrame::Ack(ack) => context.ledger.ack(self.id, ack.id, ack.online, ack.duplicate, context.now),
+            ServerFrame::Ack(ack) => {
+                context.seen.note("ack", if ack.duplicate { "duplicate" } else { "new" });
+                let claim = context.ledger.ack(self.id, ack.id, ack.online, ack.duplicate, context.now)?;
+                reactions.push(Reaction::Check(claim));
+                Ok(())
+            }
             ServerFrame::Error(error) => self.error(error, context, reactions),
             ServerFrame::Pong => {
                 self.pongs += 1;
@@ -392,6 +407,7 @@ impl Session {
 
     fn error(&mut self, error: &ErrorFrame<'_>, context: &mut Context<'_>, reactions: &mut Vec<Reaction>) -> Checked {
         let reason = error.reason;
+        context.seen.note("error", reason);
         let known = error.details.len() > 1 && (reason == "stale_timestamp") == error.time.is_some();
         ensure(known, Invariant::FrameForm, || format!("{error:?}"))?;
         if !self.is_active() {
@@ -449,7 +465,7 @@ impl Session {
                     close::TOO_MANY => {
                         crowded || self.frames + self.messages > u64::from(limits::CONTROL_FRAMES_PER_SECOND)
                     }
-                    close::AUTH => !matches!(self.opening, Opening::Honest | Opening::BinaryFirst),
+                    close::AUTH => late || !matches!(self.opening, Opening::Honest | Opening::BinaryFirst),
                     _ => false,
                 };
                 let ok = cause || self.causes.contains(&code) || self.close_sent == Some(code);

@@ -180,7 +180,7 @@ impl World {
                 Opening::BinaryFirst,
             ])
         };
-        let lobby = if self.random.chance(85) { LobbyMode::All } else { LobbyMode::None };
+        let lobby = if self.random.chance(self.scenario.watchers) { LobbyMode::All } else { LobbyMode::None };
         let websocket_key = self.random.bytes();
         let user = self.devices[device].user;
         let (key, name) = (self.users[user].key, self.devices[device].name.clone());
@@ -202,7 +202,7 @@ impl World {
 
     /// Answers the challenge, with what the opening asks for; some do not wait for the welcome before
     /// they send messages.
-    pub(crate) fn authenticate(&mut self, link: LinkId, nonce: [u8; 32]) {
+    pub(crate) fn authenticate(&mut self, link: LinkId, nonce: [u8; 32]) -> Checked {
         let opening = self.sessions[link].opening;
         let user = self.sessions[link].user;
         let signed_nonce = if opening == Opening::OldNonce { self.old_nonce } else { nonce };
@@ -213,13 +213,14 @@ impl World {
         let device = &self.devices[self.sessions[link].device].name;
         let Ok(auth) = opening::answer(&challenge, "localhost", signing, device, self.sessions[link].lobby_mode, None)
         else {
-            return;
+            return Ok(());
         };
+        let mut pinging = false;
         let mut frame = Vec::new();
         encode::auth(&mut frame, &Auth { public_key: self.users[user].key, ..auth });
         let mut bytes = Vec::new();
         match opening {
-            Opening::NoAuth => return,
+            Opening::NoAuth => return Ok(()),
             Opening::WrongVersion => {
                 let frame = String::from_utf8_lossy(&frame).replacen("\"version\":1", "\"version\":2", 1);
                 self.push(link, &mut bytes, Opcode::Text, frame.as_bytes());
@@ -233,10 +234,14 @@ impl World {
                 self.push(link, &mut bytes, Opcode::Binary, &frame);
             }
             _ => {
-                if self.random.chance(10) {
-                    self.sessions[link].control_pings += 1;
-                    push_masked(&mut bytes, Opcode::Ping, b"", self.random.bytes());
+                let pings = if self.random.chance(5) { self.random.between(1, 300) as u32 } else { 0 };
+                for _ in 0..pings {
+                    push_masked(&mut bytes, Opcode::Ping, &[b'p'; 120], self.random.bytes());
                 }
+                self.sessions[link].control_pings += pings;
+                // Answers to so many may be too much for the outbox, when nobody reads them.
+                self.sessions[link].stalled |= pings > 100;
+                pinging = pings > 0;
                 self.push(link, &mut bytes, Opcode::Text, &frame);
             }
         }
@@ -251,6 +256,10 @@ impl World {
             }
         }
         self.send_up(link, &bytes);
+        if pinging && self.random.chance(30) {
+            return self.fall_silent(link);
+        }
+        Ok(())
     }
 
     fn leave(&mut self, session: LinkId) {
@@ -280,10 +289,9 @@ impl World {
     fn fall_silent(&mut self, session: LinkId) -> Checked {
         self.trace.note(self.schedule.now(), || format!("client {session} falls silent"));
         self.links[session].silent = true;
-        if self.sessions[session].is_healthy() {
-            let at = self.schedule.now() + self.scenario.silence_max();
-            self.schedule.at(at, Occurrence::SilenceOver(session));
-        }
+        let wait =
+            if self.sessions[session].is_active() { self.scenario.silence_max() } else { self.scenario.settle() };
+        self.schedule.at(self.schedule.now() + wait, Occurrence::SilenceOver(session));
         self.ended(session, End::Own)
     }
 
@@ -359,7 +367,15 @@ impl World {
         frames::message(&draft, &user.signing)
     }
 
+    /// Somebody to write to: often one who reads slowly, now and then nobody.
     fn any_recipient(&mut self) -> PublicKey {
+        if self.random.chance(40) {
+            let now = self.schedule.now();
+            let slow = |session: &&Session| session.is_active() && self.links[session.id].stalled_until > now;
+            if let Some(session) = self.sessions.iter().rev().take(30).find(slow) {
+                return session.key;
+            }
+        }
         if self.random.chance(4) { self.nobody } else { self.users[self.random.index(self.users.len())].key }
     }
 

@@ -16,6 +16,7 @@ use crate::random::Random;
 use crate::relay::{Host, Waiting};
 use crate::scenario::Scenario;
 use crate::schedule::{MS, SECOND, Schedule};
+use crate::seen::Seen;
 use crate::session::{Context, End, Phase, Reaction, Session};
 use crate::trace::Trace;
 
@@ -78,6 +79,7 @@ pub(crate) struct World {
     pub(crate) nobody: PublicKey,
     pub(crate) ledger: Ledger,
     pub(crate) frames: ServerFrameDecoder,
+    pub(crate) seen: Seen,
     /// The relay goes away.
     pub(crate) draining: bool,
     /// The last nonce that a relay sent: somebody may try it again.
@@ -92,7 +94,8 @@ impl World {
     /// Makes shards, users and devices; nobody is connected.
     pub(crate) fn new(scenario: Scenario, mut random: Random, trace: Trace, plant: Option<Plant>) -> Self {
         let shards = usize::from(scenario.shards);
-        let hosts = (0..scenario.shards).map(|shard| Host::new(Shard::new(scenario.config(ShardId(shard))))).collect();
+        let hosts =
+            (0..scenario.shards).map(|shard| Host::new(Shard::new(scenario.config(ShardId(shard), plant)))).collect();
         let users: Vec<User> = (0..scenario.users)
             .map(|_| {
                 let signing = SigningKey::from_bytes(&random.bytes());
@@ -122,6 +125,7 @@ impl World {
             nobody,
             ledger: Ledger::default(),
             frames: ServerFrameDecoder::new(),
+            seen: Seen::default(),
             draining: false,
             old_nonce: [7; 32],
             ids: 0,
@@ -202,6 +206,7 @@ impl World {
             heartbeat_ms: config.heartbeat.as_millis() as u64,
             frames: &mut self.frames,
             ledger: &mut self.ledger,
+            seen: &mut self.seen,
         };
         let reactions = self.sessions[link].read(bytes, &mut context)?;
         let after = self.sessions[link].phase;
@@ -222,12 +227,10 @@ impl World {
 
     fn react(&mut self, link: LinkId, reaction: Reaction) -> Checked {
         match reaction {
-            Reaction::Authenticate(nonce) => {
-                self.authenticate(link, nonce);
-                Ok(())
-            }
+            Reaction::Authenticate(nonce) => self.authenticate(link, nonce),
             Reaction::Welcomed => self.check_epoch(link),
             Reaction::Check(Claim::Offline(recipient, since)) => self.check_offline(recipient, since),
+            Reaction::Check(Claim::Online(recipient)) => self.check_online(link, recipient),
             Reaction::Check(Claim::None) => Ok(()),
             Reaction::Pong(payload) => {
                 self.send_pong(link, &payload);
@@ -301,6 +304,14 @@ impl World {
                 "{recipient:?} is called offline, and is online on connection {:?}",
                 online.map(|session| session.id)
             )
+        })
+    }
+
+    /// Who was never online is not called so.
+    fn check_online(&self, link: LinkId, recipient: PublicKey) -> Checked {
+        let ever = self.sessions.iter().any(|session| session.key == recipient && session.auth_sent);
+        ensure(ever, Invariant::AnswerWrong, || {
+            format!("connection {link}: {recipient:?} is called online, and never was")
         })
     }
 
