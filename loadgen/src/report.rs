@@ -46,7 +46,6 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         argv,
         verdict: Verdict { judgement, exit_code: exit.code(), terms },
         workload: WorkloadRecord::from(workload),
-        seed: workload.seed,
         target: TargetRecord {
             url: format!("ws://{}{}", plan.target.authority, plan.target.path),
             relay_name: plan.target.relay_name.clone(),

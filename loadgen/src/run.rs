@@ -284,16 +284,16 @@ impl<'a> Coordinator<'a> {
         }
         let (steady_begin, steady_end) = self.watch(&moments)?;
         let mut lobby = self.settle(truth_known)?;
-        let mut outcomes = self.collect()?;
+        let outcomes = self.collect()?;
         let (mut ledger, mut steady) = (Ledger::default(), SteadyCounts::default());
-        for outcome in &mut outcomes {
+        for outcome in &outcomes {
             ledger.add(&outcome.ledger);
             steady.add(&outcome.steady);
             lobby.disagreements += outcome.disagreements;
         }
         let last = self.intervals.len();
-        for outcome in &mut outcomes {
-            self.take_interval(last, std::mem::take(&mut outcome.recorder));
+        for outcome in &outcomes {
+            self.take_interval(last, &outcome.recorder);
         }
         let intervals = self.lay_out(&moments);
         let mut recorder = Recorder::default();
@@ -422,7 +422,7 @@ impl<'a> Coordinator<'a> {
 
     fn take(&mut self, report: Report) {
         if let Report::Interval { number, recorder } = report {
-            self.take_interval(number as usize, recorder);
+            self.take_interval(number as usize, &recorder);
         }
     }
 
@@ -551,12 +551,12 @@ impl<'a> Coordinator<'a> {
         Ok((steady_begin.unwrap_or(now), steady_end.unwrap_or(now)))
     }
 
-    fn take_interval(&mut self, number: usize, recorder: Box<Recorder>) {
+    fn take_interval(&mut self, number: usize, recorder: &Recorder) {
         while self.intervals.len() <= number {
             self.intervals.push((Box::default(), 0));
         }
         let (sum, workers) = &mut self.intervals[number];
-        sum.add(&recorder);
+        sum.add(recorder);
         *workers += 1;
         let (sum, workers) = &self.intervals[number];
         if *workers == self.plan.workers && number > 0 {
@@ -603,7 +603,7 @@ impl<'a> Coordinator<'a> {
         let deadline = Instant::now() + self.plan.workload.drain;
         loop {
             let lobbies = self.compare()?;
-            if lobbies.wrong(truth_known) == 0 || Instant::now() >= deadline {
+            if (lobbies.moving == 0 && lobbies.wrong(truth_known) == 0) || Instant::now() >= deadline {
                 return Ok(lobbies.outcome(truth_known));
             }
             self.wait(COMPARE_EVERY)?;
@@ -694,12 +694,14 @@ impl<'a> Coordinator<'a> {
 struct Lobbies {
     groups: Vec<crate::worker::LobbyGroup>,
     truth: LobbyTotals,
+    moving: u64,
 }
 
 impl Lobbies {
     fn add(&mut self, report: LobbyReport) {
         self.truth.count += report.online.count;
         self.truth.digest ^= report.online.digest;
+        self.moving += report.moving;
         for group in report.groups {
             match self.groups.iter_mut().find(|known| known.view == group.view && known.agrees == group.agrees) {
                 Some(known) => {
@@ -755,7 +757,7 @@ mod tests {
             clients,
             disagreed,
         };
-        LobbyReport { groups: views.iter().map(group).collect(), online: LobbyTotals { count: online, digest: online } }
+        LobbyReport { groups: views.iter().map(group).collect(), online: totals(online), moving: 0 }
     }
 
     #[test]

@@ -31,8 +31,6 @@ pub struct Summary {
     pub verdict: Verdict,
     /// What was asked for.
     pub workload: WorkloadRecord,
-    /// Makes keys, recipients and schedules.
-    pub seed: u64,
     /// What was loaded.
     pub target: TargetRecord,
     /// By metric, of the steady phase (connect and auth: of the ramp too). Nanoseconds.

@@ -137,12 +137,14 @@ impl LobbyGroup {
 }
 
 /// The lobbies of one worker's clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LobbyReport {
     /// What clients see.
     pub groups: Vec<LobbyGroup>,
     /// Who of this worker is online.
     pub online: LobbyTotals,
+    /// Clients on their way in or out: what they do is still to be seen.
+    pub moving: u64,
 }
 
 /// What a worker leaves.
@@ -345,8 +347,7 @@ impl<'r> Worker<'r> {
                 match command {
                     Command::Start { moments, signed } => self.start(moments, signed),
                     Command::CompareLobbies => {
-                        let (groups, online) = self.session.lobby_groups();
-                        self.report(Report::Lobby(LobbyReport { groups, online }));
+                        self.report(Report::Lobby(self.session.lobby_report()));
                     }
                     Command::Finish => return Ok(self.finish()),
                 }

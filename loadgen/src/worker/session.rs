@@ -24,7 +24,7 @@ use super::churn::{Call, Churn};
 use super::client::{Client, Stage};
 use super::outbox::Outbox;
 use super::traffic::{AckView, Inbox, Traffic, scan_ack};
-use super::{Gauge, LobbyGroup};
+use super::{Gauge, LobbyGroup, LobbyReport};
 use crate::clock::{SECOND_NS, to_ns};
 use crate::identity;
 use crate::ledger;
@@ -537,20 +537,23 @@ impl Session {
     }
 
     /// Counts clients by what their lobby came to, and adds up who of them is online.
-    pub(crate) fn lobby_groups(&self) -> (Vec<LobbyGroup>, protocol::server_frame::LobbyTotals) {
-        let mut groups: Vec<LobbyGroup> = Vec::new();
-        let mut truth = protocol::server_frame::LobbyTotals::default();
-        for client in self.clients.iter().filter(|client| client.stage.is_online()) {
-            truth.count += 1;
-            truth.digest ^= client.key.digest_part();
+    pub(crate) fn lobby_report(&self) -> LobbyReport {
+        let mut report = LobbyReport::default();
+        for client in &self.clients {
+            if !client.stage.is_online() {
+                report.moving += u64::from(client.stage != Stage::Away);
+                continue;
+            }
+            report.online.count += 1;
+            report.online.digest ^= client.key.digest_part();
             let view = client.lobby.is_whole().then(|| client.lobby.own());
             let agrees = client.lobby.own() == client.lobby.announced();
-            match groups.iter_mut().find(|group| group.view == view && group.agrees == agrees) {
+            match report.groups.iter_mut().find(|group| group.view == view && group.agrees == agrees) {
                 Some(group) => group.add(client.disagreed),
-                None => groups.push(LobbyGroup::of(view, agrees, client.disagreed)),
+                None => report.groups.push(LobbyGroup::of(view, agrees, client.disagreed)),
             }
         }
-        (groups, truth)
+        report
     }
 
     /// Adds up what only the end shows.

@@ -1,0 +1,152 @@
+//! The command as a process: exit codes and files.
+
+mod fake_relay;
+
+use std::process::{Command, Output};
+
+use fake_relay::{FakeRelay, Faults};
+use serde_json::Value;
+
+fn loadgen(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_loadgen")).args(arguments).output().unwrap()
+}
+
+/// A short run against `relay` with these arguments besides.
+fn short_run(relay: &FakeRelay, arguments: &[&str]) -> Output {
+    let url = relay.url();
+    let base = [
+        "run",
+        &url,
+        "--clients",
+        "6",
+        "--rate",
+        "200/s",
+        "--ramp",
+        "10ms",
+        "--warmup",
+        "100ms",
+        "--duration",
+        "500ms",
+        "--drain",
+        "300ms",
+    ];
+    loadgen(&[&base[..], arguments].concat())
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn met_targets_exit_0_and_print_the_table() {
+    let relay = FakeRelay::start(Faults::default());
+    let output = short_run(&relay, &["--slo", "loss=0,message.p99<10s,rate>=100,errors=0,diverged=0"]);
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout}{}", text(&output.stderr));
+    for part in ["p99.9", "message (intended", "send lag", "120 sent", "120 delivered", "PASS: all 5 targets met"] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+}
+
+#[test]
+fn a_missed_target_exits_99_and_is_named() {
+    let relay = FakeRelay::start(Faults { drop_every: 3, ..Faults::default() });
+    let output = short_run(&relay, &["--slo", "loss=0,duplicates=0,message.p50<10s,message.p99<10s"]);
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(99), "{stdout}");
+    assert!(stdout.contains("FAIL     loss=0  (measured: 40)"), "{stdout}");
+    assert!(stdout.contains("PASS     duplicates=0"), "{stdout}");
+    assert!(stdout.contains("FAIL     message.p99<10s  (measured: never delivered)"), "{stdout}");
+}
+
+#[test]
+fn a_target_about_nothing_exits_3() {
+    let relay = FakeRelay::start(Faults::default());
+    let output = short_run(&relay, &["--slo", "lobby.p99<1s,loss=0"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stdout));
+}
+
+#[test]
+fn wrong_usage_exits_2_and_names_the_fault() {
+    for arguments in [
+        &["run"][..],
+        &["run", "ws://localhost:1", "--slo", "mesage.p99<1s"],
+        &["run", "ws://localhost:1", "--clients", "0"],
+        &["fly"],
+    ] {
+        let output = loadgen(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn a_relay_that_is_not_there_exits_1() {
+    let address = FakeRelay::start(Faults::default()).address;
+    let output = loadgen(&["run", &format!("ws://{address}"), "--clients", "2"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("refused"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_relay_that_does_not_start_exits_1() {
+    let output = loadgen(&["run", "--spawn-relay", "--relay-bin", "/no/such/relay"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/no/such/relay"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_summary_has_its_form_and_the_log_its_intervals() {
+    let relay = FakeRelay::start(Faults::default());
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().join("made/for/it");
+    let output = short_run(&relay, &["--out", out.to_str().unwrap(), "--slo", "loss=0", "--seed", "9"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+
+    let summary: Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["schema"], "relay-loadgen-summary/1");
+    assert_eq!(summary["workload"]["seed"], 9);
+    assert_eq!(summary["ledger"]["delivered"], 120);
+    assert_eq!(summary["metrics"]["message"]["n"], 100);
+    let mut form = String::new();
+    describe(&mut form, "", &summary);
+    let expected = include_str!("summary_form.txt");
+    assert_eq!(form, expected, "the form of summary.json has changed: is it still version 1?");
+
+    let log = std::fs::read_to_string(out.join("intervals.hlog")).unwrap();
+    assert!(log.contains("Tag=message,") && log.contains("Tag=connect,"), "{log}");
+}
+
+/// Writes one line for each field of a value: its path and type. What lies in maps whose keys are
+/// the machine's or the relay's is left out.
+fn describe(out: &mut String, path: &str, value: &Value) {
+    let kind = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(_) => "list",
+        Value::Object(_) => "object",
+    };
+    if !path.is_empty() {
+        out.push_str(&format!("{path} {kind}\n"));
+    }
+    match value {
+        Value::Object(fields) if !matches!(path, ".environment.mitigations" | ".environment.sysctls") => {
+            for (name, value) in fields {
+                // Percentiles of metrics without samples are null.
+                if path.starts_with(".metrics") && !path.ends_with(".message") && path != ".metrics" {
+                    continue;
+                }
+                describe(out, &format!("{path}.{name}"), value);
+            }
+        }
+        // What there is to note depends on the machine.
+        Value::Array(items) if path != ".notes" => {
+            if let Some(first) = items.first() {
+                describe(out, &format!("{path}[]"), first);
+            }
+        }
+        _ => {}
+    }
+}

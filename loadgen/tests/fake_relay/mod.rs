@@ -1,0 +1,466 @@
+//! A relay for tests, small and on one thread, that behaves or misbehaves as asked and counts what
+//! it did.
+
+#![expect(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use protocol::decode::FrameDecoder;
+use protocol::frame::{ClientFrame, Message, Target};
+use protocol::server_frame::{Ack, Challenge, ErrorFrame, LobbyTotals, Welcome, WelcomeLimits};
+use protocol::upgrade::{Upgrade, UpgradeLimits, read_upgrade};
+use protocol::websocket::{Decoder, Incoming, Role, push_close, push_text};
+use protocol::{PublicKey, Timestamp, encode, splice};
+use relay_engine::epoll::Epoll;
+use relay_engine::{ConnectionId, Engine, EngineConfig, Event, ReadMode, SocketOptions, listen};
+
+/// What the relay does wrong. `every: 0` is never; else each so many-th message.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Faults {
+    /// Acks, and does not push.
+    pub(crate) drop_every: u64,
+    /// Pushes twice, under two numbers.
+    pub(crate) repeat_every: u64,
+    /// Changes a character of the text.
+    pub(crate) alter_every: u64,
+    /// Changes a digit of the signature.
+    pub(crate) forge_every: u64,
+    /// Puts a space between two fields.
+    pub(crate) respace_every: u64,
+    /// Pushes after the next message of the same recipient.
+    pub(crate) delay_every: u64,
+    /// Pushes to somebody else.
+    pub(crate) misroute_every: u64,
+    /// Answers `error/offline`.
+    pub(crate) refuse_every: u64,
+    /// Skips an inbox number.
+    pub(crate) skip_every: u64,
+    /// Acks twice.
+    pub(crate) ack_twice_every: u64,
+    /// Does not tell of the first leave; the totals know of it.
+    pub(crate) forget_leave: bool,
+    /// Keeps the first who leaves in the lobby for ever.
+    pub(crate) keep_ghost: bool,
+    /// Has somebody in the lobby who is not a client of the run.
+    pub(crate) stranger: bool,
+    /// `messagesPerSecond` of the welcome.
+    pub(crate) rate_limit: u64,
+    /// Closes the connection of the first sender of this many messages.
+    pub(crate) close_after: u64,
+    /// Calls itself so.
+    pub(crate) name: Option<&'static str>,
+}
+
+/// What the relay did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) messages: u64,
+    pub(crate) dropped: u64,
+    pub(crate) repeated: u64,
+    pub(crate) altered: u64,
+    pub(crate) forged: u64,
+    pub(crate) respaced: u64,
+    pub(crate) delayed: u64,
+    /// Still held back.
+    pub(crate) held: u64,
+    pub(crate) misrouted: u64,
+    pub(crate) refused: u64,
+    pub(crate) skipped: u64,
+    pub(crate) acked_twice: u64,
+    pub(crate) joins: u64,
+    pub(crate) leaves: u64,
+    /// Clients that were sent totals which their own list could not agree with.
+    pub(crate) disagreements: u64,
+    pub(crate) syncs: u64,
+}
+
+/// A running relay. Ends when it is dropped.
+pub(crate) struct FakeRelay {
+    pub(crate) address: SocketAddr,
+    counts: Arc<Mutex<Counts>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeRelay {
+    pub(crate) fn start(faults: Faults) -> Self {
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 1024, &SocketOptions::default()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let counts = Arc::new(Mutex::new(Counts::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let (shared, stopped) = (Arc::clone(&counts), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let mut engine = Epoll::new(&EngineConfig::default()).unwrap();
+            engine.listen(listener).unwrap();
+            let mut server = Server::new(faults);
+            while !stopped.load(Ordering::Relaxed) {
+                engine.poll(Some(Duration::from_millis(5)), &mut |event| server.on_event(event)).unwrap();
+                server.act(&mut engine);
+                *shared.lock().unwrap() = server.counts;
+            }
+        });
+        Self { address, counts, stop, thread: Some(thread) }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("ws://{}/ws", self.address)
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap()
+    }
+}
+
+impl Drop for FakeRelay {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = self.thread.take().unwrap().join();
+    }
+}
+
+struct Peer {
+    decoder: Option<Decoder>,
+    request: Vec<u8>,
+    key: Option<PublicKey>,
+    lobby: bool,
+    out: Vec<u8>,
+    writing: bool,
+    closing: bool,
+    /// The last number given out in its inbox.
+    seq: u64,
+    /// Has not been told of a leave that the totals know of.
+    stale: bool,
+    held: Vec<Vec<u8>>,
+}
+
+enum Wish {
+    Read(ConnectionId),
+    Close(ConnectionId),
+}
+
+struct Server {
+    faults: Faults,
+    counts: Counts,
+    peers: HashMap<ConnectionId, Peer>,
+    online: BTreeMap<PublicKey, ConnectionId>,
+    /// Those in the lobby without a connection.
+    ghosts: Vec<PublicKey>,
+    rev: u64,
+    wishes: Vec<Wish>,
+}
+
+impl Server {
+    fn new(faults: Faults) -> Self {
+        Self {
+            faults,
+            counts: Counts::default(),
+            peers: HashMap::new(),
+            online: BTreeMap::new(),
+            ghosts: if faults.stranger { vec![PublicKey::from_bytes([7; 32])] } else { Vec::new() },
+            rev: 0,
+            wishes: Vec::new(),
+        }
+    }
+
+    fn on_event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Accepted { connection, .. } => {
+                let peer = Peer {
+                    decoder: None,
+                    request: Vec::new(),
+                    key: None,
+                    lobby: true,
+                    out: Vec::new(),
+                    writing: false,
+                    closing: false,
+                    seq: 0,
+                    stale: false,
+                    held: Vec::new(),
+                };
+                self.peers.insert(connection, peer);
+                self.wishes.push(Wish::Read(connection));
+            }
+            Event::Received { connection, bytes } => self.on_bytes(connection, bytes),
+            Event::Written { connection, .. } => {
+                if let Some(peer) = self.peers.get_mut(&connection) {
+                    peer.writing = false;
+                }
+            }
+            Event::Disconnected { connection, .. } => self.on_gone(connection),
+            Event::AcceptFailed { .. } => {}
+        }
+    }
+
+    fn act(&mut self, engine: &mut Epoll) {
+        for wish in std::mem::take(&mut self.wishes) {
+            match wish {
+                Wish::Read(connection) => engine.read(connection, ReadMode::Continuous),
+                Wish::Close(connection) => engine.close(connection),
+            }
+        }
+        let mut ended = Vec::new();
+        for (&connection, peer) in &mut self.peers {
+            if !peer.writing && !peer.out.is_empty() {
+                engine.write(connection, std::mem::take(&mut peer.out));
+                peer.writing = true;
+            } else if !peer.writing && peer.closing {
+                ended.push(connection);
+            }
+        }
+        for connection in ended {
+            self.on_gone(connection);
+        }
+        for wish in std::mem::take(&mut self.wishes) {
+            if let Wish::Close(connection) = wish {
+                engine.close(connection);
+            }
+        }
+    }
+
+    fn on_bytes(&mut self, connection: ConnectionId, received: &mut [u8]) {
+        let Some(peer) = self.peers.get_mut(&connection) else { return };
+        let mut behind;
+        let mut bytes = &mut *received;
+        if peer.decoder.is_none() {
+            peer.request.extend_from_slice(bytes);
+            let request = peer.request.clone();
+            match read_upgrade(&request, &UpgradeLimits::default(), &mut peer.out) {
+                Upgrade::Accepted { consumed, .. } => {
+                    peer.decoder = Some(Decoder::new(Role::Server, 16 * 1024));
+                    behind = request[consumed..].to_vec();
+                    bytes = &mut behind;
+                    let name = self.faults.name.unwrap_or("localhost");
+                    let challenge = Challenge { version: 1, relay: name, nonce: [5; 32] };
+                    send(peer, |out| encode::challenge(out, &challenge));
+                }
+                Upgrade::Incomplete => return,
+                Upgrade::Refused { .. } => {
+                    peer.closing = true;
+                    return;
+                }
+            }
+        }
+        let mut texts = Vec::new();
+        let decoder = peer.decoder.as_mut().unwrap();
+        loop {
+            match decoder.next(&mut bytes) {
+                Ok(Some(Incoming::Text(text))) => texts.push(text.to_owned()),
+                Ok(Some(Incoming::Close { .. })) => {
+                    push_close(&mut peer.out, 1000, "");
+                    peer.closing = true;
+                    break;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(fault) => panic!("the generator sent a bad frame: {fault}"),
+            }
+        }
+        for text in texts {
+            self.on_text(connection, &text);
+        }
+        if self.peers.get(&connection).is_some_and(|peer| peer.closing) {
+            self.leave(connection);
+        }
+    }
+
+    fn on_text(&mut self, connection: ConnectionId, text: &str) {
+        let mut decoder = FrameDecoder::new();
+        match decoder.decode(text).expect("the generator's frames are well-formed") {
+            ClientFrame::Auth(auth) => {
+                let lobby = auth.lobby == protocol::frame::LobbyMode::All;
+                self.on_auth(connection, auth.public_key, auth.device_id, lobby);
+            }
+            ClientFrame::Message(message) => self.on_message(connection, text, &message),
+            ClientFrame::LobbySync => {
+                self.counts.syncs += 1;
+                self.snapshot(connection);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_auth(&mut self, connection: ConnectionId, key: PublicKey, device: &str, lobby: bool) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let peer = self.peers.get_mut(&connection).unwrap();
+        (peer.key, peer.lobby) = (Some(key), lobby);
+        let welcome = Welcome {
+            public_key: key,
+            device_id: device,
+            time: Timestamp::from_unix_ms(now.as_millis() as i64),
+            epoch: 1,
+            seq: 0,
+            recovered: false,
+            heartbeat_ms: 20_000,
+            limits: WelcomeLimits {
+                frame_bytes: 16_384,
+                message_chars: 1000,
+                messages_per_second: self.faults.rate_limit,
+            },
+        };
+        send(peer, |out| encode::welcome(out, &welcome));
+        self.counts.joins += 1;
+        self.update(&[key], &[]);
+        self.online.insert(key, connection);
+        self.snapshot(connection);
+    }
+
+    fn listed(&self) -> Vec<PublicKey> {
+        self.online.keys().chain(&self.ghosts).copied().collect()
+    }
+
+    fn snapshot(&mut self, connection: ConnectionId) {
+        let listed = self.listed();
+        let peer = self.peers.get_mut(&connection).unwrap();
+        peer.stale = false;
+        if !peer.lobby {
+            return;
+        }
+        let pages: Vec<_> = listed.chunks(3).collect();
+        for (at, page) in pages.iter().enumerate() {
+            let totals = (at + 1 == pages.len()).then(|| totals(&listed));
+            send(peer, |out| encode::lobby(out, self.rev, page, totals));
+        }
+    }
+
+    /// Tells everybody who is online of a change.
+    fn update(&mut self, joined: &[PublicKey], left: &[PublicKey]) {
+        self.rev += 1;
+        let mut listed = self.listed();
+        listed.extend(joined);
+        let mut text = Vec::new();
+        encode::lobby_update(&mut text, self.rev, joined, left, totals(&listed));
+        for connection in self.online.values() {
+            let peer = self.peers.get_mut(connection).unwrap();
+            if peer.lobby {
+                push_text(&mut peer.out, std::str::from_utf8(&text).unwrap());
+                self.counts.disagreements += u64::from(std::mem::take(&mut peer.stale));
+            }
+        }
+    }
+
+    fn leave(&mut self, connection: ConnectionId) {
+        let Some(key) = self.peers.get(&connection).and_then(|peer| peer.key) else { return };
+        if self.online.get(&key) != Some(&connection) {
+            return;
+        }
+        self.online.remove(&key);
+        self.counts.leaves += 1;
+        let first = self.counts.leaves == 1;
+        if first && self.faults.keep_ghost {
+            self.ghosts.push(key);
+        } else if first && self.faults.forget_leave {
+            for connection in self.online.values() {
+                self.peers.get_mut(connection).unwrap().stale = true;
+            }
+        } else {
+            self.update(&[], &[key]);
+        }
+    }
+
+    fn on_gone(&mut self, connection: ConnectionId) {
+        self.leave(connection);
+        if self.peers.remove(&connection).is_some() {
+            self.wishes.push(Wish::Close(connection));
+        }
+    }
+
+    fn on_message(&mut self, connection: ConnectionId, text: &str, message: &Message<'_>) {
+        self.counts.messages += 1;
+        let number = self.counts.messages;
+        let due = |every: u64| every > 0 && number.is_multiple_of(every);
+        let faults = self.faults;
+        let Target::User(recipient) = message.target else { panic!("the generator writes to users") };
+        let Some(&to) = self.online.get(&recipient).filter(|_| !due(faults.refuse_every)) else {
+            self.counts.refused += 1;
+            let error = ErrorFrame {
+                reason: "offline",
+                details: "The recipient is offline.",
+                id: Some(message.id),
+                room: None,
+                retry_after_ms: None,
+                time: None,
+            };
+            send(self.peers.get_mut(&connection).unwrap(), |out| encode::error(out, &error, None));
+            return;
+        };
+        let sender = self.peers.get_mut(&connection).unwrap();
+        let ack = Ack { id: message.id, online: true, duplicate: false, seq: None };
+        send(sender, |out| encode::ack(out, &ack));
+        if due(faults.ack_twice_every) {
+            self.counts.acked_twice += 1;
+            send(sender, |out| encode::ack(out, &Ack { duplicate: true, ..ack }));
+        }
+        if faults.close_after == number {
+            sender.closing = true;
+        }
+        if due(faults.drop_every) {
+            self.counts.dropped += 1;
+            return;
+        }
+        let mut frame = text.as_bytes().to_vec();
+        let mut change = |what: &[u8], offset: usize, with: fn(u8) -> u8| {
+            let at = frame.windows(what.len()).position(|window| window == what).unwrap() + what.len() + offset;
+            frame[at] = with(frame[at]);
+        };
+        if due(faults.alter_every) {
+            self.counts.altered += 1;
+            change(b"\"message\":\"", 3, |byte| if byte == b'x' { b'y' } else { b'x' });
+        }
+        if due(faults.forge_every) {
+            self.counts.forged += 1;
+            change(b"\"signature\":\"", 5, |byte| if byte == b'0' { b'1' } else { b'0' });
+        }
+        if due(faults.respace_every) {
+            self.counts.respaced += 1;
+            let at = frame.iter().position(|&byte| byte == b',').unwrap();
+            frame.insert(at + 1, b' ');
+        }
+        let to = if due(faults.misroute_every) {
+            self.counts.misrouted += 1;
+            connection
+        } else {
+            to
+        };
+        let peer = self.peers.get_mut(&to).unwrap();
+        if due(faults.delay_every) && peer.held.is_empty() {
+            self.counts.delayed += 1;
+            self.counts.held += 1;
+            peer.held.push(frame);
+            return;
+        }
+        if due(faults.skip_every) {
+            self.counts.skipped += 1;
+            peer.seq += 1;
+        }
+        let held = std::mem::take(&mut peer.held);
+        self.counts.held -= held.len() as u64;
+        let copies = if due(faults.repeat_every) {
+            self.counts.repeated += 1;
+            2
+        } else {
+            1
+        };
+        for frame in std::iter::repeat_n(&frame, copies).chain(&held) {
+            peer.seq += 1;
+            let seq = peer.seq;
+            send(peer, |out| splice::splice_seq(out, frame, seq));
+        }
+    }
+}
+
+fn totals(keys: &[PublicKey]) -> LobbyTotals {
+    let digest = keys.iter().fold(0, |digest, key| digest ^ key.digest_part());
+    LobbyTotals { count: keys.len() as u64, digest }
+}
+
+fn send(peer: &mut Peer, encode: impl FnOnce(&mut Vec<u8>)) {
+    let mut text = Vec::new();
+    encode(&mut text);
+    push_text(&mut peer.out, std::str::from_utf8(&text).unwrap());
+}
