@@ -61,6 +61,8 @@ pub(crate) struct Upgrading {
 pub(crate) struct Challenged {
     pub(crate) nonce: [u8; 32],
     pub(crate) decoder: Decoder,
+    /// For pings and pongs.
+    pub(crate) control: Bucket,
     pub(crate) deadline: Nanos,
 }
 

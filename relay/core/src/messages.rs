@@ -162,7 +162,7 @@ impl Core {
         if message.sender != member.key {
             member.malformed_in_a_row = 0;
             self.refuse_message(link, Refusal::SENDER_MISMATCH, about);
-            return self.spend_control(member);
+            return self.spend_control(&mut member.control);
         }
         let now = self.now.nanos;
         let key = self.ids.key(&member.key, message.id);
@@ -177,7 +177,7 @@ impl Core {
             } else {
                 self.refuse_message(link, Refusal::CONFLICT, about);
             }
-            return self.spend_control(member);
+            return self.spend_control(&mut member.control);
         }
         let length = message.text.chars().count();
         let form = match length {
@@ -194,7 +194,7 @@ impl Core {
                     return self.count_malformed(member);
                 }
                 member.malformed_in_a_row = 0;
-                return self.spend_control(member);
+                return self.spend_control(&mut member.control);
             }
             member.malformed_in_a_row = 0;
             if let Some(rate) = self.message_rate
@@ -202,7 +202,7 @@ impl Core {
             {
                 let about = About { retry_after_ms: Some(wait.div_ceil(1_000_000)), ..about };
                 self.refuse_message(link, Refusal::RATE, about);
-                return self.spend_control(member);
+                return self.spend_control(&mut member.control);
             }
             if is_stale {
                 self.refuse_message(link, Refusal::STALE, about);
@@ -234,7 +234,7 @@ impl Core {
         });
         // What is rechecked is a duplicate or a conflict in all likelihood, and no message that the
         // rate counts: without a cost it would have its signature checked for nothing.
-        if recheck { self.spend_control(member) } else { Flow::Go }
+        if recheck { self.spend_control(&mut member.control) } else { Flow::Go }
     }
 
     /// A message that is known already came again.

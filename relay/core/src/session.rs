@@ -101,6 +101,7 @@ impl Core {
                 connection.state = State::Challenged(Challenged {
                     nonce: challenge.nonce,
                     decoder: Decoder::new(Role::Server, self.config.limits.frame_bytes_max),
+                    control: Bucket::default(),
                     deadline,
                 });
                 self.authenticate(connection, &mut rest, frames, effects)
@@ -135,6 +136,9 @@ impl Core {
                 }
                 Ok(Some(Incoming::Pong(_))) => {}
                 Ok(Some(Incoming::Close { code, .. })) => break Err(Closure::echo(code)),
+            }
+            if let Flow::Close(closure) = self.spend_control(&mut challenged.control) {
+                break Err(closure);
             }
         };
         let mut arrival = match outcome {
@@ -306,9 +310,9 @@ impl Core {
                 Ok(Some(Incoming::Binary(_))) => break Closure::BINARY,
                 Ok(Some(Incoming::Ping(payload))) => {
                     self.post.raw(link, |out| websocket::push_pong(out, payload));
-                    self.spend_control(member)
+                    self.spend_control(&mut member.control)
                 }
-                Ok(Some(Incoming::Pong(_))) => self.spend_control(member),
+                Ok(Some(Incoming::Pong(_))) => self.spend_control(&mut member.control),
                 Ok(Some(Incoming::Close { code, .. })) => break Closure::echo(code),
             };
             if let Flow::Close(closure) = flow {
@@ -332,18 +336,16 @@ impl Core {
             return self.message(link, member, &message, text);
         }
         match self.control_frame(link, member, frame) {
-            None => {
-                member.malformed_in_a_row = 0;
-                self.spend_control(member)
-            }
+            None => {}
             Some((refusal, about)) => {
                 self.refuse(link, refusal, about);
                 if refusal.reason == Reason::Malformed {
                     return self.count_malformed(member);
                 }
-                self.spend_control(member)
             }
         }
+        member.malformed_in_a_row = 0;
+        self.spend_control(&mut member.control)
     }
 
     /// Acts on a frame that is no message; gives back why it is refused, if it is.
@@ -384,12 +386,12 @@ impl Core {
         if member.malformed_in_a_row >= limits::MALFORMED_IN_A_ROW {
             return Flow::Close(Closure::MALFORMED);
         }
-        self.spend_control(member)
+        self.spend_control(&mut member.control)
     }
 
     /// Pays for a frame that is no accepted message.
-    pub(crate) fn spend_control(&mut self, member: &mut Member) -> Flow {
-        match member.control.take(self.control_rate, self.now.nanos) {
+    pub(crate) fn spend_control(&mut self, control: &mut Bucket) -> Flow {
+        match control.take(self.control_rate, self.now.nanos) {
             Ok(()) => Flow::Go,
             Err(_) => {
                 self.stats.closed_too_many += 1;
