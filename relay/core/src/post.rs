@@ -34,10 +34,14 @@ impl Post {
     /// Puts one whole WebSocket frame, given in two parts, into the outbox. `false` if it did not
     /// fit: the connection is then noted to be closed.
     pub(crate) fn push(&mut self, link: &mut Link, head: &[u8], body: &[u8]) -> bool {
+        self.push_bounded(link, head, body, self.bytes_max)
+    }
+
+    fn push_bounded(&mut self, link: &mut Link, head: &[u8], body: &[u8], bytes_max: usize) -> bool {
         if link.overflowed {
             return false;
         }
-        match link.outbox.push(head, body, self.bytes_max, &mut self.pool) {
+        match link.outbox.push(head, body, bytes_max, &mut self.pool) {
             Ok(is_first) => {
                 if is_first {
                     self.dirty.push(link.id.index);
@@ -72,6 +76,14 @@ impl Post {
         let fits = self.push(link, &json, &[]);
         self.json = json;
         fits
+    }
+
+    /// Puts a connection's last frame, its close, into the outbox. It always fits: a full outbox is
+    /// what it may have to tell of.
+    pub(crate) fn last(&mut self, link: &mut Link, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut close = Vec::new();
+        write(&mut close);
+        self.push_bounded(link, &close, &[], usize::MAX);
     }
 
     /// Notes that the connection has to be looked at when the batch is flushed.

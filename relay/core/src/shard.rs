@@ -124,6 +124,7 @@ impl Shard {
         core.catch_up();
         core.close_overflowed(effects);
         core.flush(effects);
+        core.router.forget_departed(now.nanos);
         core.stats.ids_evicted = core.ids.evicted();
         core.stats.users = core.router.online();
     }
@@ -291,7 +292,7 @@ impl Core {
         for at in 0..self.slots.len() {
             let Some(mut connection) = self.slots[at].connection.take() else { continue };
             match &connection.state {
-                State::Upgrading(_) | State::Moving(_) => {
+                State::Upgrading(_) => {
                     self.finish(connection, effects);
                     continue;
                 }
@@ -300,7 +301,9 @@ impl Core {
                     self.post.text(&mut connection.link, |out| encode::restarting(out, RECONNECT_MIN_MS + part));
                     self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
                 }
-                State::Challenged(_) => self.begin_close(&mut connection, Closure::GOING_AWAY, effects),
+                State::Challenged(_) | State::Moving(_) => {
+                    self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
+                }
                 State::Closing(_) => {}
             }
             self.put_back(connection);
@@ -315,7 +318,7 @@ impl Core {
         if std::mem::take(&mut link.overflowed) {
             link.outbox.discard_pending();
         }
-        self.post.raw(link, |out| websocket::push_close(out, closure.code, closure.reason));
+        self.post.last(link, |out| websocket::push_close(out, closure.code, closure.reason));
         self.enter_closing(connection, effects);
     }
 
@@ -338,7 +341,6 @@ impl Core {
 
     fn fire_timers(&mut self, effects: &mut Effects) {
         let now = self.now.nanos;
-        self.router.forget_departed(now);
         while let Some((at, id)) = self.timers.pop_due(now) {
             let Some(mut connection) = self.take_out(id) else { continue };
             if !connection.link.armed.fire(at) {

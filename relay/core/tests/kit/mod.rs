@@ -220,17 +220,22 @@ impl World {
         }
     }
 
+    /// Lets a stalled peer take the write in flight, if there is one.
+    pub(crate) fn read_one(&mut self, peer: usize) -> bool {
+        let Some(buffer) = self.peers[peer].unwritten.pop_front() else { return false };
+        self.peers[peer].take(&buffer);
+        let (shard, connection) = (self.peers[peer].shard, self.peers[peer].connection);
+        if !self.peers[peer].gone {
+            self.event(shard, Event::Written { connection, buffer });
+        }
+        self.settle();
+        true
+    }
+
     /// Lets a stalled peer read on.
     pub(crate) fn resume(&mut self, peer: usize) {
         self.peers[peer].stalled = false;
-        while let Some(buffer) = self.peers[peer].unwritten.pop_front() {
-            self.peers[peer].take(&buffer);
-            let (shard, connection) = (self.peers[peer].shard, self.peers[peer].connection);
-            if !self.peers[peer].gone {
-                self.event(shard, Event::Written { connection, buffer });
-            }
-        }
-        self.settle();
+        while self.read_one(peer) {}
     }
 
     /// All texts that a peer has received since the last call.
