@@ -200,6 +200,11 @@ impl Lobby {
         Some(self.last_flush.map_or(0, |last| last + tick))
     }
 
+    /// Whether changes wait to be flushed.
+    pub(crate) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Announces as many pending changes as fit one frame and gives the frame's JSON. Call until
     /// `None`.
     pub(crate) fn flush(&mut self, now: Nanos) -> Option<&[u8]> {

@@ -121,30 +121,31 @@ impl Core {
 
     /// Starts the snapshots of those who wait and whose own key is announced.
     fn start_snapshots(&mut self) {
-        let mut waiting = std::mem::take(&mut self.waiting);
+        if !self.lobby.has_pending() {
+            self.waiting.append(&mut self.unannounced);
+        }
         let (slots, post, stats) = (&mut self.slots, &mut self.post, &mut self.stats);
         let mut teller =
             Teller { lobby: &mut self.lobby, post, stats, outbox_bytes_max: self.config.limits.outbox_bytes_max };
-        waiting.retain(|id| {
+        for id in self.waiting.drain(..) {
             let Some(slot) = slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation) else {
-                return false;
+                continue;
             };
             let Some(Connection { link, state: State::Active(session) }) = slot.connection.as_deref_mut() else {
-                return false;
+                continue;
             };
             let key = session.member.key;
-            let Some(subscription) = &mut session.member.subscription else { return false };
+            let Some(subscription) = &mut session.member.subscription else { continue };
             if !matches!(subscription.cursor, Cursor::Waiting) {
-                return false;
+                continue;
             }
-            if !teller.lobby.is_announced(&key) {
-                return true;
+            if teller.lobby.is_announced(&key) {
+                teller.start_snapshot(subscription);
+                teller.tell(link, subscription);
+            } else {
+                self.unannounced.push(id);
             }
-            teller.start_snapshot(subscription);
-            teller.tell(link, subscription);
-            false
-        });
-        self.waiting = waiting;
+        }
     }
 
     /// Brings those whose outbox moved in this batch up to date.

@@ -44,8 +44,11 @@ pub(crate) struct Core {
     pub(crate) timers: Timers,
     /// Slots of sessions that get lobby frames.
     pub(crate) subscribers: Vec<u32>,
-    /// Sessions that wait for their snapshot.
+    /// Sessions that wait for their snapshot since the last batch.
     pub(crate) waiting: Vec<ConnectionId>,
+    /// Sessions that wait for it until the next flush announces their own key. Kept apart, so that a
+    /// storm of logins is not looked through in each batch.
+    pub(crate) unannounced: Vec<ConnectionId>,
     /// Which shards' queues are full.
     pub(crate) congested: Vec<bool>,
     pub(crate) control_rate: Rate,
@@ -79,6 +82,7 @@ impl Shard {
             timers: Timers::default(),
             subscribers: Vec::new(),
             waiting: Vec::new(),
+            unannounced: Vec::new(),
             congested: vec![false; usize::from(config.shards)],
             control_rate: Rate::new(
                 limits.control_frames_per_second,
