@@ -32,7 +32,7 @@ use mimalloc::MiMalloc;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// The settings of every benchmark: 0.5 s of warm-up and 2 s in 30 samples. Some fifty benchmarks
+/// The settings of every benchmark: 0.5 s of warm-up and 2 s in 30 samples. Some sixty benchmarks
 /// then take less than four minutes; `--measurement-time` and `--sample-size` ask for more.
 #[must_use]
 pub fn settings() -> Criterion {
@@ -40,5 +40,4 @@ pub fn settings() -> Criterion {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(2))
         .sample_size(30)
-        .configure_from_args()
 }
