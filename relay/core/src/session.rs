@@ -34,6 +34,19 @@ pub(crate) struct About<'a> {
     pub(crate) retry_after_ms: Option<u64>,
 }
 
+impl<'a> About<'a> {
+    /// Names the id and the room of a frame, where it has them.
+    fn of(frame: &ClientFrame<'a>) -> Self {
+        let (id, room) = match *frame {
+            ClientFrame::Message(message) => (Some(message.id), message.target.room()),
+            ClientFrame::Typing { target, .. } | ClientFrame::History { with: target, .. } => (None, target.room()),
+            ClientFrame::Room { room, .. } => (None, Some(room)),
+            _ => (None, None),
+        };
+        Self { id, room, retry_after_ms: None }
+    }
+}
+
 impl Core {
     /// Acts on bytes of a connection; `None` if it was handed over or ended.
     pub(crate) fn bytes(
@@ -172,8 +185,8 @@ impl Core {
     ) -> Option<Box<Arrival>> {
         let auth = match frames.decode(text) {
             Ok(ClientFrame::Auth(auth)) => auth,
-            Ok(_) => {
-                self.refuse(link, Refusal::AUTH_FIRST, About::default());
+            Ok(other) => {
+                self.refuse(link, Refusal::AUTH_FIRST, About::of(&other));
                 return None;
             }
             Err(malformed) => {
@@ -181,7 +194,8 @@ impl Core {
                     MalformedKind::UnsupportedVersion => Reason::UnsupportedVersion,
                     MalformedKind::Auth | MalformedKind::Malformed => Reason::AuthFailed,
                 };
-                self.error(link, reason, malformed.field, malformed.details, About::default());
+                let about = About { id: malformed.id, room: malformed.room, retry_after_ms: None };
+                self.error(link, reason, malformed.field, malformed.details, about);
                 return None;
             }
         };
@@ -335,13 +349,10 @@ impl Core {
         if let ClientFrame::Message(message) = frame {
             return self.message(link, member, &message, text);
         }
-        match self.control_frame(link, member, frame) {
-            None => {}
-            Some((refusal, about)) => {
-                self.refuse(link, refusal, about);
-                if refusal.reason == Reason::Malformed {
-                    return self.count_malformed(member);
-                }
+        if let Some(refusal) = self.control_frame(link, member, &frame) {
+            self.refuse(link, refusal, About::of(&frame));
+            if refusal.reason == Reason::Malformed {
+                return self.count_malformed(member);
             }
         }
         member.malformed_in_a_row = 0;
@@ -349,13 +360,7 @@ impl Core {
     }
 
     /// Acts on a frame that is no message; gives back why it is refused, if it is.
-    fn control_frame<'a>(
-        &mut self,
-        link: &mut Link,
-        member: &mut Member,
-        frame: ClientFrame<'a>,
-    ) -> Option<(Refusal, About<'a>)> {
-        let about_room = |room| About { room: Some(room), ..About::default() };
+    fn control_frame(&mut self, link: &mut Link, member: &mut Member, frame: &ClientFrame<'_>) -> Option<Refusal> {
         match frame {
             ClientFrame::Ping => {
                 self.post.text(link, encode::pong);
@@ -366,16 +371,16 @@ impl Core {
                     self.lobby_sync(link, member);
                     None
                 }
-                None => Some((Refusal::NO_LOBBY, About::default())),
+                None => Some(Refusal::NO_LOBBY),
             },
-            ClientFrame::Auth(_) => Some((Refusal::SECOND_AUTH, About::default())),
+            ClientFrame::Auth(_) => Some(Refusal::SECOND_AUTH),
             // Without a store nothing is kept for a device, so there is nothing to confirm.
             ClientFrame::Received(_) | ClientFrame::Read(_) => None,
-            ClientFrame::Typing { target: Target::Room(room), .. }
-            | ClientFrame::Room { room, .. }
-            | ClientFrame::History { with: Target::Room(room), .. } => Some((Refusal::NO_ROOM, about_room(room))),
+            ClientFrame::Typing { target: Target::Room(_), .. }
+            | ClientFrame::Room { .. }
+            | ClientFrame::History { with: Target::Room(_), .. } => Some(Refusal::NO_ROOM),
             ClientFrame::Typing { .. } => None,
-            ClientFrame::History { .. } => Some((Refusal::NOT_SERVED, About::default())),
+            ClientFrame::History { .. } => Some(Refusal::NOT_SERVED),
             ClientFrame::Message(_) => None,
         }
     }

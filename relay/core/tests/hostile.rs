@@ -97,8 +97,22 @@ fn a_refused_frame_of_right_form_ends_a_row_of_malformed_ones() {
         world.text(anna, "{\"type\":\"room_join\",\"roomId\":\"r\"}");
     }
     world.settle();
-    assert_eq!(world.received_with(anna, "no_such_room").len(), 2);
+    assert_eq!(world.received_with(anna, "\"no_such_room\"").len(), 2);
     assert_eq!(world.peers[anna].closed_with, None);
+}
+
+#[test]
+fn an_error_before_auth_names_the_id_of_its_frame() {
+    for (room, refused) in [("r", "\"roomId\":\"r\""), ("no room", "\"clientMessageId\":\"id-1\"")] {
+        let mut world = World::new(1, |_| {});
+        let anna = world.connect(0, 1, "a");
+        let message = world.message(anna, &world.key(anna), "id-1", "hi");
+        world.text(anna, &message.replacen('{', &format!("{{\"roomId\":\"{room}\","), 1));
+        world.settle();
+        let answer = world.received_with(anna, "auth_failed").concat();
+        assert!(answer.contains("id-1") && answer.contains(refused), "{answer}");
+        assert_eq!(world.peers[anna].closed_with, Some(4401));
+    }
 }
 
 #[test]
