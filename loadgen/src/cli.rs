@@ -108,7 +108,7 @@ pub struct RunArgs {
     /// Local addresses to connect from, in turns.
     #[arg(long, value_delimiter = ',')]
     source_ip: Vec<IpAddr>,
-    /// Targets, as message.p99<500ms,lobby.p99<100ms,loss=0.
+    /// Targets [default: message.p99<500ms,lobby.p99<100ms,loss=0, as far as there are messages and visitors].
     #[arg(long)]
     slo: Option<Slo>,
     /// Directory for summary.json, intervals.hlog and relay.log; is made.
@@ -182,6 +182,9 @@ impl RunArgs {
             let arguments = arguments.split_ascii_whitespace().map(str::to_owned).collect();
             (Spawn { program, arguments }, self.relay_name.clone().unwrap_or_else(|| "localhost".to_owned()))
         });
+        let slo = self.slo.unwrap_or_else(|| {
+            Slo::standard(workload.rate != Rate::Idle, workload.lobby && workload.churn_per_second > 0.0)
+        });
         Ok(Request {
             workload,
             target,
@@ -191,7 +194,7 @@ impl RunArgs {
             workers,
             pin_cores: self.pin_cores.map(|cores| cores.0).unwrap_or_default(),
             engine: self.engine,
-            slo: self.slo.unwrap_or_default(),
+            slo,
         })
     }
 

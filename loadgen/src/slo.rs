@@ -87,6 +87,23 @@ pub struct SloError {
     reason: String,
 }
 
+/// The relay's promises.
+const MESSAGE_TERMS: &str = "message.p99<500ms,loss=0";
+const LOBBY_TERMS: &str = "lobby.p99<100ms";
+
+impl Slo {
+    /// What the relay promises, as far as a run can tell: with messages, with visitors who join and leave.
+    ///
+    /// # Panics
+    /// Never: the terms are constants, and a test reads them.
+    #[must_use]
+    pub fn standard(messages: bool, visitors: bool) -> Self {
+        let promised = [messages.then_some(MESSAGE_TERMS), visitors.then_some(LOBBY_TERMS)];
+        let texts = promised.into_iter().flatten().flat_map(|terms| terms.split(','));
+        Self { terms: texts.map(|text| Term::parse(text).expect("the relay's promises are terms")).collect() }
+    }
+}
+
 impl FromStr for Slo {
     type Err = SloError;
 
@@ -293,6 +310,17 @@ mod tests {
         let lobby = LobbyOutcome { diverged: 2, ..LobbyOutcome::default() };
         let measured = Measured { recorder, undelivered, ledger, lobby: &lobby, delivered_per_second: 1999.5 };
         slo.judge(&measured).into_iter().map(|verdict| verdict.judgement).collect()
+    }
+
+    #[test]
+    fn without_targets_the_relays_promises_are_judged() {
+        let texts = |messages, visitors| {
+            let slo = Slo::standard(messages, visitors);
+            slo.terms.iter().map(|term| term.text.clone()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(texts(true, true), "message.p99<500ms loss=0 lobby.p99<100ms");
+        assert_eq!(texts(true, false), "message.p99<500ms loss=0");
+        assert_eq!(texts(false, false), "");
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The command as a process: exit codes and files.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by a panic")]
+
 mod fake_relay;
 
 use std::process::{Command, Output};

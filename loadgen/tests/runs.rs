@@ -1,6 +1,8 @@
 //! Whole runs against a relay that behaves, and one that misbehaves in ways it counts: the
 //! generator's books must say exactly the same.
 
+#![expect(clippy::unwrap_used, reason = "a test may fail by a panic")]
+
 mod fake_relay;
 
 use std::sync::atomic::AtomicBool;

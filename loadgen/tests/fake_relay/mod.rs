@@ -2,7 +2,6 @@
 //! it did.
 
 #![expect(dead_code, reason = "each test binary uses a part of it")]
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
