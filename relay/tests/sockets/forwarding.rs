@@ -173,8 +173,15 @@ fn so_it_does_when_each_is_checked_alone(engine: Engine) {
 }
 
 fn bad_among_good(relay: &Relay) {
-    let users = User::several(8);
-    for pair in users.chunks(2) {
+    // Bad in that it is the neighbour's; or in that R is the identity, or of order two, four or
+    // eight, which a batch alone would not see.
+    let order_eight = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05";
+    let order_two = "ec".to_owned() + &"ff".repeat(30) + "7f";
+    let identity = "01".to_owned() + &"00".repeat(31);
+    let order_four = "00".repeat(32);
+    let kinds = [None, Some(order_eight), Some(&*order_two), Some(&*identity), Some(&*order_four)];
+    let users = User::several(2 * kinds.len());
+    for (pair, small_order_r) in users.chunks(2).zip(kinds) {
         let [sender, recipient] = pair else { unreachable!("chunks of two") };
         let mut from = Client::login(relay, sender);
         let mut to = Client::login(relay, recipient);
@@ -184,9 +191,12 @@ fn bad_among_good(relay: &Relay) {
             .iter()
             .enumerate()
             .map(|(n, draft)| {
-                // A bad one has the signature of its neighbour.
-                let signed = if is_bad(n) { &drafts[n ^ 1] } else { draft };
-                draft.frame_with(&signed.signature())
+                let signature = draft.signature();
+                draft.frame_with(&match small_order_r {
+                    _ if !is_bad(n) => signature,
+                    Some(r) => r.to_owned() + &signature[64..],
+                    None => drafts[n ^ 1].signature(),
+                })
             })
             .collect();
         from.raw(&wire::texts(&frames));

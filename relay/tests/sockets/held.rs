@@ -9,6 +9,7 @@ use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::kit::lobby::Lobby;
 use crate::kit::{Client, Engine, Relay, User, Watcher, on_every_engine, wire};
 
 const CONNECTIONS: usize = 15_000;
@@ -51,6 +52,17 @@ fn fifteen_thousand(engine: Engine) {
     let mut watcher = Watcher::login(&relay, &User::numbered(CONNECTIONS));
     watcher.wait("everybody", |lobby| lobby.users.len() == CONNECTIONS + 1);
     assert!(users.iter().all(|user| watcher.lobby.users.contains(&user.key)));
+
+    // A snapshot of this size goes out as it is read. Another one is asked for while the first is on
+    // its way, and breaks nothing off.
+    let (mut client, _) = Client::open_narrow(&relay).with_session(&User::numbered(CONNECTIONS + 1), "watch", "all");
+    client.send(r#"{"type":"lobby_sync"}"#);
+    client.send(r#"{"type":"lobby_sync"}"#);
+    let mut slow = Watcher { client, lobby: Lobby::default() };
+    slow.wait("everybody", |lobby| lobby.users.len() == CONNECTIONS + 2);
+    slow.wait("a snapshot on request", |lobby| lobby.snapshots > 1);
+    assert!(slow.lobby.pages > 15, "{} pages of at most 64 KiB", slow.lobby.pages);
+    slow.client.leave();
 
     // Any of them can talk to any other, first and last ones too.
     for at in (0..CONNECTIONS).step_by(149) {
