@@ -263,7 +263,7 @@ impl<'a> Coordinator<'a> {
             worker.join();
         }
         for signer in self.signers.drain(..) {
-            signer.join();
+            signer.end();
         }
         self.progress.finish();
     }
@@ -492,13 +492,17 @@ impl<'a> Coordinator<'a> {
                 Rate::Max { .. } | Rate::Idle => None,
             };
             let share = ahead.div_ceil(self.plan.workers as u64);
+            let batches_ahead = share.div_ceil(BATCH_MESSAGES as u64) as usize;
             let assignment = Assignment {
                 worker: ready.worker,
                 keys: Arc::clone(&ready.keys),
                 senders: ready.senders,
                 peers: Arc::clone(&ready.peers),
                 messages,
-                batches_ahead: share.div_ceil(BATCH_MESSAGES as u64) as usize,
+                batches_ahead,
+                // A closed loop is to be left in peace as long as its stock lasts. An open one is
+                // known to need more: signing it evenly disturbs least.
+                low_water: if messages.is_some() { batches_ahead } else { batches_ahead / 4 },
                 clock_offset_ms,
             };
             let (signer, receiver) = Signer::start(&self.plan, assignment)

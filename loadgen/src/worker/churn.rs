@@ -106,3 +106,66 @@ impl Churn {
         self.resting.push_back(place);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Call, Churn};
+    use crate::clock::SECOND_NS;
+    use crate::plan::Moments;
+    use crate::rng::Rng;
+    use crate::schedule::{Arrivals, Schedule, Share};
+    use std::collections::BinaryHeap;
+
+    const MS: u64 = 1_000_000;
+
+    /// 10 a second, who stay 250 ms; messages begin at 1 s and end at 3 s.
+    fn churn(places: std::ops::Range<u32>) -> Churn {
+        let share = Share { worker: 0, workers: 1 };
+        let mut churn = Churn {
+            schedule: Schedule::new(Arrivals::Constant, 10.0, share, 1, 0),
+            moments: None,
+            arrivals: Arrivals::Constant,
+            stay_ns: 250 * MS,
+            longest_ns: 250 * MS,
+            rng: Rng::new(1, 1),
+            resting: places.collect(),
+            staying: BinaryHeap::new(),
+            missed: 0,
+        };
+        assert_eq!((churn.next_call(2 * SECOND_NS), churn.due_ns()), (None, None));
+        churn.start(Moments { begin_ns: SECOND_NS, steady_ns: SECOND_NS, end_ns: 3 * SECOND_NS });
+        churn
+    }
+
+    #[test]
+    fn visitors_come_on_schedule_stay_and_rest() {
+        let mut churn = churn(5..8);
+        assert_eq!(churn.due_ns(), Some(SECOND_NS));
+        assert_eq!(churn.next_call(SECOND_NS - 1), None);
+        assert_eq!(churn.next_call(SECOND_NS), Some(Call::Come(5)));
+        assert_eq!(churn.next_call(SECOND_NS), None);
+        churn.arrived(5, SECOND_NS + 10 * MS);
+        // Late by two: both come at once.
+        let late = SECOND_NS + 200 * MS;
+        assert_eq!((churn.next_call(late), churn.next_call(late)), (Some(Call::Come(6)), Some(Call::Come(7))));
+        assert_eq!(churn.due_ns(), Some(SECOND_NS + 260 * MS));
+        assert_eq!(churn.next_call(SECOND_NS + 260 * MS), Some(Call::Leave(5)));
+        churn.gone(5);
+        assert_eq!(churn.next_call(SECOND_NS + 300 * MS), Some(Call::Come(5)));
+    }
+
+    #[test]
+    fn who_is_due_while_nobody_rests_is_missed() {
+        let mut churn = churn(0..1);
+        assert_eq!(churn.next_call(SECOND_NS), Some(Call::Come(0)));
+        assert_eq!(churn.next_call(SECOND_NS + 250 * MS), None);
+        assert_eq!(churn.missed, 2);
+    }
+
+    #[test]
+    fn nobody_moves_after_the_end() {
+        let mut churn = churn(0..3);
+        churn.arrived(2, SECOND_NS);
+        assert_eq!(churn.next_call(3 * SECOND_NS), None);
+    }
+}

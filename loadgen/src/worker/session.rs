@@ -73,6 +73,7 @@ pub(crate) struct Session {
     dialled: u32,
     handshakes: usize,
     handshakes_max: usize,
+    leaving: usize,
     active: u32,
     ramp_begin_ns: u64,
     started: bool,
@@ -110,6 +111,7 @@ impl Session {
             closes: Vec::new(),
             dialled: 0,
             handshakes: 0,
+            leaving: 0,
             handshakes_max: (HANDSHAKES_MAX / plan.workers).max(1),
             active: 0,
             ramp_begin_ns: plan.clock.now_ns(),
@@ -245,6 +247,7 @@ impl Session {
             self.active -= 1;
         }
         if stage == Stage::Leaving {
+            self.leaving -= 1;
             self.churn.gone(place);
         } else {
             self.broken(place, why);
@@ -271,6 +274,7 @@ impl Session {
             return;
         }
         client.stage = Stage::Leaving;
+        self.leaving += 1;
         let mask = self.masks.next_u64() as u32;
         websocket::push_masked_close(self.outbox.append_to(place), 1000, "", mask.to_ne_bytes());
         let now_ns = self.plan.clock.now_ns();
@@ -284,6 +288,9 @@ impl Session {
 
     /// Looks after waits that take too long. To be called now and then.
     pub(crate) fn check_patience(&mut self, now_ns: u64) {
+        if self.handshakes + self.leaving == 0 {
+            return;
+        }
         for place in 0..self.clients.len() as u32 {
             let client = &self.clients[place as usize];
             let waited_ns = now_ns.saturating_sub(client.since_ns);
@@ -437,6 +444,9 @@ impl Session {
 
     /// Asks again for every lobby that disagrees, as often as the contract allows.
     pub(crate) fn sync_lobbies(&mut self, now_ns: u64) {
+        if self.disagreements == 0 {
+            return;
+        }
         for place in 0..self.clients.len() as u32 {
             let client = &mut self.clients[place as usize];
             let wanted = client.stage == Stage::Active && client.lobby.disagrees();

@@ -30,6 +30,9 @@ use crate::stock::{Batch, ID_BYTES, Layout, State, Stock, read_id};
 /// Messages sent in one pass, so that a backlog does not keep receiving waiting.
 const PASS_MESSAGES: usize = 256;
 
+/// How long a signer that is behind is left alone.
+const RETRY_NS: u64 = 500_000;
+
 /// A message signed longer ago is not sent: the relay takes 300 s.
 const SIGNED_AGE_MAX_NS: u64 = 240 * crate::clock::SECOND_NS;
 
@@ -109,6 +112,9 @@ pub(crate) struct Traffic {
     delivered_to: Vec<u32>,
     /// Sent and not finished.
     open: u64,
+    /// When to look again for a message that was due and not yet signed. Looking without a pause
+    /// would keep the signer from the core that both share.
+    retry_ns: u64,
     pub(crate) ledger: Ledger,
     pub(crate) steady: SteadyCounts,
     pub(crate) supply: Supply,
@@ -133,6 +139,7 @@ impl Traffic {
             pacing: Pacing::Silent,
             moments: None,
             open: 0,
+            retry_ns: 0,
             ledger: Ledger::default(),
             steady: SteadyCounts::default(),
             supply: Supply::default(),
@@ -190,14 +197,15 @@ impl Traffic {
     /// When the next message is due; `None` if none is, or it waits for something else.
     pub(crate) fn due_ns(&self) -> Option<u64> {
         let moments = self.moments.as_ref()?;
-        match &self.pacing {
+        let due_ns = match &self.pacing {
             Pacing::Silent => None,
             Pacing::Open { schedule, .. } => {
                 let due_ns = moments.begin_ns.saturating_add(schedule.due_ns());
                 (due_ns < moments.end_ns).then_some(due_ns)
             }
             Pacing::Closed { waiting, .. } => (!waiting.is_empty()).then_some(moments.begin_ns),
-        }
+        };
+        due_ns.map(|due_ns| due_ns.max(self.retry_ns))
     }
 
     /// Sends what is due. `can_send` says whether a sender has a connection. Returns how many
@@ -210,7 +218,7 @@ impl Traffic {
         can_send: impl Fn(u32) -> bool,
     ) -> usize {
         let Some(moments) = self.moments else { return 0 };
-        if now_ns < moments.begin_ns {
+        if now_ns < moments.begin_ns.max(self.retry_ns) {
             return 0;
         }
         let mut handled = 0;
@@ -251,8 +259,8 @@ impl Traffic {
             return false;
         }
         if !self.fetch(number) {
-            // The signer is behind: the message stays due, and its latency counts the wait.
-            self.supply.starved += 1;
+            // The message stays due, and its latency counts the wait.
+            self.starve();
             return false;
         }
         if let Pacing::Open { schedule, next } = &mut self.pacing {
@@ -284,9 +292,11 @@ impl Traffic {
             let number = u64::from(n) * u64::from(self.senders) + u64::from(sender);
             let ready = self.fetch(number);
             let expired = ready && self.stock.signed_ns(number).is_some_and(|ns| now_ns - ns > SIGNED_AGE_MAX_NS);
-            let Pacing::Closed { next_n, waiting, .. } = &mut self.pacing else { return };
             if !ready {
-                self.supply.starved += 1;
+                self.starve();
+            }
+            let Pacing::Closed { next_n, waiting } = &mut self.pacing else { return };
+            if !ready {
                 waiting.push(sender);
                 return;
             }
@@ -302,6 +312,12 @@ impl Traffic {
             self.send(sender, number, now_ns, outbox, recorder);
             return;
         }
+    }
+
+    /// The signer is behind.
+    fn starve(&mut self) {
+        self.supply.starved += 1;
+        self.retry_ns = self.clock.now_ns() + RETRY_NS;
     }
 
     /// Whether a message is signed and here; takes batches in until it is.
@@ -558,5 +574,46 @@ pub(crate) fn scan_ack(text: &str) -> Option<AckView<'_>> {
             let seq = std::str::from_utf8(digits).ok()?.parse().ok()?;
             Some(AckView { id, duplicate: false, seq: Some(seq) })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AckView, Inbox, scan_ack};
+    use protocol::encode;
+    use protocol::server_frame::Ack;
+
+    #[test]
+    fn acks_are_scanned_as_they_are_encoded() {
+        let id = "deadbeef-00000a-00000001";
+        let text = |ack: &Ack<'_>| {
+            let mut text = Vec::new();
+            encode::ack(&mut text, ack);
+            String::from_utf8(text).unwrap()
+        };
+        let ack = Ack { id, online: true, duplicate: false, seq: None };
+        for seq in [None, Some(7)] {
+            let text = text(&Ack { seq, ..ack });
+            assert_eq!(scan_ack(&text), Some(AckView { id: id.as_bytes(), duplicate: false, seq }));
+        }
+        // These take the way through the parser.
+        for other in [Ack { duplicate: true, ..ack }, Ack { online: false, ..ack }, Ack { id: "short", ..ack }] {
+            assert_eq!(scan_ack(&text(&other)), None);
+        }
+        assert_eq!(scan_ack("{\"type\":\"pong\"}"), None);
+    }
+
+    #[test]
+    fn an_inbox_counts_what_was_skipped() {
+        let mut inbox = Inbox::starting_at(10);
+        assert!(inbox.push(11));
+        assert!(inbox.push(13));
+        assert_eq!(inbox.gaps(), 1);
+        // The number of a message of one's own, told later by its ack, fills the gap.
+        inbox.own(12);
+        assert_eq!(inbox.gaps(), 0);
+        assert!(!inbox.push(13));
+        assert!(!inbox.push(5));
+        assert_eq!(inbox.gaps(), 0);
     }
 }
