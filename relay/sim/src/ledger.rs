@@ -244,10 +244,9 @@ impl Ledger {
         if reason != "offline" || records.len() != 1 {
             return Ok(Claim::None);
         }
+        // Sent again while on its way, it may get the answer to its first sending, on any connection.
         let message = &self.records[first];
-        let since =
-            message.sendings.iter().filter(|sending| sending.session == session).map(|sending| sending.at).min();
-        Ok(since.map_or(Claim::None, |since| Claim::Offline(message.recipient, since)))
+        Ok(Claim::Offline(message.recipient, message.sendings[0].at))
     }
 
     /// Books an answer. Returns the messages of this id on this connection, at least one.

@@ -120,6 +120,11 @@ impl Scenario {
         3 * self.heartbeat() + self.close_timeout() + 2 * self.delay_max + 1000 * MS
     }
 
+    /// From the challenge to a good `auth`.
+    pub(crate) fn auth_timeout(&self) -> Nanos {
+        self.config.auth_timeout.as_nanos() as Nanos
+    }
+
     /// How long a closing connection may take.
     pub(crate) fn close_timeout(&self) -> Nanos {
         self.config.close_timeout.as_nanos() as Nanos

@@ -107,7 +107,8 @@ pub(crate) struct Session {
     seq: u64,
     /// When the client knew that it was logged in.
     pub(crate) welcomed_at: Option<Nanos>,
-    pub(crate) auth_sent: bool,
+    /// When the client sent its `auth`.
+    pub(crate) auth_sent: Option<Nanos>,
     /// The `auth` frame.
     pub(crate) auth_frame: Vec<u8>,
     /// Messages sent.
@@ -175,7 +176,7 @@ impl Session {
             epoch: 0,
             seq: 0,
             welcomed_at: None,
-            auth_sent: false,
+            auth_sent: None,
             auth_frame: Vec::new(),
             messages: 0,
             frames: 0,

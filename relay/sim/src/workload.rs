@@ -239,6 +239,7 @@ impl World {
                     push_masked(&mut bytes, Opcode::Ping, &[b'p'; 120], self.random.bytes());
                 }
                 self.sessions[link].control_pings += pings;
+                self.sessions[link].frames += u64::from(pings);
                 // Answers to so many may be too much for the outbox, when nobody reads them.
                 self.sessions[link].stalled |= pings > 100;
                 pinging = pings > 0;
@@ -246,7 +247,7 @@ impl World {
             }
         }
         self.sessions[link].auth_frame = frame;
-        self.sessions[link].auth_sent = true;
+        self.sessions[link].auth_sent = Some(self.schedule.now());
         if opening == Opening::Honest && self.random.chance(30) {
             let messages = self.random.between(1, 3);
             for record in self.drafts(link, messages) {

@@ -254,7 +254,7 @@ impl World {
 
     fn check_end(&self, link: LinkId) -> Checked {
         let session = &self.sessions[link];
-        let rivals = || self.sessions.iter().filter(|other| other.id != link && other.auth_sent);
+        let rivals = || self.sessions.iter().filter(|other| other.id != link && other.auth_sent.is_some());
         let replaced = rivals().any(|other| other.device == session.device);
         let mut devices: Vec<usize> =
             rivals().filter(|other| other.user == session.user).map(|other| other.device).collect();
@@ -285,13 +285,18 @@ impl World {
 
     /// A session that nothing the model knows of could have ended at the relay.
     fn is_steady(&self, session: &Session) -> bool {
+        // An `auth` may be this long on its way: it may wait for what its client does not read.
+        let under_way = self.scenario.auth_timeout() + 8 * self.scenario.delay_max + SECOND;
+        let rival = |other: &Session| {
+            other.device == session.device
+                && other.id != session.id
+                && other.auth_sent.is_some_and(|at| session.auth_sent.is_some_and(|own| at + under_way >= own))
+        };
         session.is_healthy()
             && !self.scenario.tight
             && !self.draining
             && matches!(self.links[session.id].place, Place::Open { .. })
-            && !self.sessions.iter().any(|other| {
-                other.device == session.device && other.id != session.id && other.auth_sent && !other.is_ended()
-            })
+            && !self.sessions.iter().any(rival)
     }
 
     /// Who was online all the time is not called offline.
@@ -309,7 +314,7 @@ impl World {
 
     /// Who was never online is not called so.
     fn check_online(&self, link: LinkId, recipient: PublicKey) -> Checked {
-        let ever = self.sessions.iter().any(|session| session.key == recipient && session.auth_sent);
+        let ever = self.sessions.iter().any(|session| session.key == recipient && session.auth_sent.is_some());
         ensure(ever, Invariant::AnswerWrong, || {
             format!("connection {link}: {recipient:?} is called online, and never was")
         })
