@@ -338,9 +338,9 @@ impl Link {
 
     /// A buffer's worth of what was received: mostly all of it, sometimes less.
     fn take_received(&mut self, random: &mut Random) -> Vec<u8> {
-        /// Bytes of one receive buffer.
-        const BUFFER: usize = 4096;
-        let most = self.received.len().min(BUFFER);
+        /// Bytes of a receive buffer, as engines have them.
+        const BUFFERS: [usize; 3] = [512, 4096, 16 * 1024];
+        let most = self.received.len().min(random.pick(&BUFFERS));
         let len = if random.chance(80) { most } else { 1 + random.index(most) };
         let rest = self.received.split_off(len);
         std::mem::replace(&mut self.received, rest)
