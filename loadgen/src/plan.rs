@@ -139,7 +139,7 @@ impl Moments {
 }
 
 /// Handshakes under way at once over all workers: a relay allows 256 unauthenticated connections
-/// of one address (DESIGN, Bounds), and so this stays at half of that.
+/// of one address, and so this stays at half of that.
 pub const HANDSHAKES_MAX: usize = 128;
 
 /// Messages are signed at most so long before they are due: the relay takes 300 s.

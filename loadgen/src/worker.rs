@@ -11,7 +11,10 @@
 //! | `client` | one of them |
 //! | `traffic` | messages: when they are sent, what comes of them |
 //! | `churn` | visitors: when they come and go |
+//! | `opening` | from dialling to welcome, and the other way |
+//! | `inbox` | inbox numbers and acks |
 //! | `outbox` | bytes that wait to be written |
+//! | `report` | what worker and coordinator tell each other |
 //!
 //! # Invariants
 //! - A worker shares with others only channels, the visitors' times and its [`Gauge`].
@@ -19,31 +22,29 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
-use protocol::PublicKey;
-use protocol::server_frame::LobbyTotals;
-use relay_engine::{ConnectionId, Engine, EngineConfig, EngineKind, EngineStats, Event, ReadMode, connect_start};
+use relay_engine::{ConnectionId, Engine, EngineConfig, Event, ReadMode, connect_start};
 
 use crate::clock::{SECOND_NS, to_ns};
-use crate::ledger::{Ledger, SteadyCounts};
 use crate::plan::{EngineChoice, Moments, RunPlan};
 use crate::preflight;
-use crate::recorder::Recorder;
 use crate::schedule::Schedule;
-use crate::signer::Peers;
 use crate::stock::Batch;
 
-pub use session::RelayLimits;
+pub use opening::RelayLimits;
+pub use report::{Command, Gauge, LobbyGroup, LobbyReport, Outcome, Ready, Report, WorkerHealth};
 use session::Session;
 pub use traffic::MESSAGE_STREAM;
 
 mod churn;
 mod client;
+mod inbox;
+mod opening;
 mod outbox;
+mod report;
 mod session;
 mod traffic;
 
@@ -56,152 +57,6 @@ const SLEEP_MAX_NS: u64 = 10_000_000;
 
 /// How often slow matters are looked at: 100 ms.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
-
-/// What the coordinator tells a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Begins messages and visitors.
-    Start {
-        /// When.
-        moments: Moments,
-        /// The signed messages, if the worker sends any.
-        signed: Option<Receiver<Batch>>,
-    },
-    /// Asks for a [`Report::Lobby`].
-    CompareLobbies,
-    /// Ends the worker.
-    Finish,
-}
-
-/// What a worker tells the coordinator.
-#[derive(Debug)]
-pub enum Report {
-    /// All its clients are there.
-    Ready(Ready),
-    /// It cannot go on.
-    Failed(String),
-    /// One interval is over. The first one, number 0, is all before the steady phase.
-    Interval {
-        /// Its number.
-        number: u64,
-        /// What was measured.
-        recorder: Box<Recorder>,
-    },
-    /// Everything sent has come to an end, or the time to wait for it has.
-    Drained,
-    /// What the clients' lobbies look like now.
-    Lobby(LobbyReport),
-    /// The worker has ended.
-    Done(Box<Outcome>),
-}
-
-/// A worker's clients are connected.
-#[derive(Debug)]
-pub struct Ready {
-    /// The worker's number.
-    pub worker: usize,
-    /// Its engine.
-    pub engine: EngineKind,
-    /// The keys of its clients, by place.
-    pub keys: Arc<[PublicKey]>,
-    /// How many of them send.
-    pub senders: u32,
-    /// Who writes to whom.
-    pub peers: Arc<Peers>,
-    /// What the relay said, if the worker has clients.
-    pub relay: Option<RelayLimits>,
-}
-
-/// Clients whose lobby looks alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LobbyGroup {
-    /// Count and digest; `None` while a snapshot is not whole.
-    pub view: Option<LobbyTotals>,
-    /// Whether the relay announced the same.
-    pub agrees: bool,
-    /// How many clients.
-    pub clients: u64,
-    /// How many of them disagreed with the relay at any time.
-    pub disagreed: u64,
-}
-
-impl LobbyGroup {
-    fn of(view: Option<LobbyTotals>, agrees: bool, disagreed: bool) -> Self {
-        Self { view, agrees, clients: 1, disagreed: u64::from(disagreed) }
-    }
-
-    fn add(&mut self, disagreed: bool) {
-        self.clients += 1;
-        self.disagreed += u64::from(disagreed);
-    }
-}
-
-/// The lobbies of one worker's clients.
-#[derive(Clone, Debug, Default)]
-pub struct LobbyReport {
-    /// What clients see.
-    pub groups: Vec<LobbyGroup>,
-    /// Who of this worker is online.
-    pub online: LobbyTotals,
-    /// Clients on their way in or out: what they do is still to be seen.
-    pub moving: u64,
-}
-
-/// What a worker leaves.
-#[derive(Debug)]
-pub struct Outcome {
-    /// What became of its messages.
-    pub ledger: Ledger,
-    /// Of the steady phase.
-    pub steady: SteadyCounts,
-    /// What was measured since the last interval.
-    pub recorder: Box<Recorder>,
-    /// Times a lobby began to disagree.
-    pub disagreements: u64,
-    /// How busy it was.
-    pub health: WorkerHealth,
-    /// Of its engine.
-    pub stats: EngineStats,
-}
-
-/// How a worker fared in the steady phase.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
-pub struct WorkerHealth {
-    /// Of the steady phase, the share that the thread worked: its CPU time less what it polled in
-    /// vain. `None` without a steady phase.
-    pub busy: Option<f64>,
-    /// CPU time of the thread in the steady phase, waiting for deadlines included.
-    pub cpu_ns: u64,
-    /// Times a message was due and not yet signed.
-    pub starved: u64,
-    /// Messages that had been signed too long before they were due.
-    pub expired: u64,
-    /// Visits that were due while no visitor was free.
-    pub visits_missed: u64,
-}
-
-/// Numbers for onlookers, written by a worker now and then.
-#[derive(Debug, Default)]
-pub struct Gauge {
-    /// Clients that are there.
-    pub active: AtomicU64,
-    /// As in the ledger.
-    pub sent: AtomicU64,
-    /// As in the ledger.
-    pub delivered: AtomicU64,
-    /// As in the ledger: all errors.
-    pub errors: AtomicU64,
-}
-
-impl Gauge {
-    fn set(&self, active: u32, ledger: &Ledger) {
-        // Relaxed: they are looked at by a person.
-        self.active.store(u64::from(active), Ordering::Relaxed);
-        self.sent.store(ledger.sent, Ordering::Relaxed);
-        self.delivered.store(ledger.delivered, Ordering::Relaxed);
-        self.errors.store(ledger.errors.values().sum(), Ordering::Relaxed);
-    }
-}
 
 /// A running worker, as the coordinator holds it.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use protocol::PublicKey;
 use relay_engine::ConnectionId;
 
-use super::traffic::Inbox;
+use super::inbox::Inbox;
 use crate::lobby::LobbyView;
 
 /// How far a client has come.

@@ -14,53 +14,37 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use protocol::frame::LobbyMode;
-use protocol::server_frame::{ServerFrame, ServerFrameDecoder, Welcome, WelcomeLimits};
+use protocol::server_frame::{ServerFrame, ServerFrameDecoder};
 use protocol::websocket::{self, Decoder, Incoming, Opcode, Role};
-use protocol::{encode, limits, opening, upgrade};
-use relay_engine::{ConnectionId, Disconnect, Engine};
+use protocol::{encode, limits};
+use relay_engine::{ConnectionId, Engine};
 
 use super::churn::{Call, Churn};
 use super::client::{Client, Stage};
+use super::inbox::{AckView, scan_ack};
 use super::outbox::Outbox;
-use super::traffic::{AckView, Inbox, Traffic, scan_ack};
-use super::{Gauge, LobbyGroup, LobbyReport};
-use crate::clock::{SECOND_NS, to_ns};
+use super::traffic::Traffic;
+use super::{Gauge, LobbyGroup, LobbyReport, RelayLimits};
+use crate::clock::SECOND_NS;
 use crate::identity;
-use crate::ledger;
-use crate::lobby::{self, Change, Seen, UpdateCache};
+use crate::lobby::{self, Change, UpdateCache};
 use crate::plan::{HANDSHAKES_MAX, RunPlan};
 use crate::recorder::{Metric, Recorder};
 use crate::rng::Rng;
 
-/// How long a client waits for an answer while it opens its session.
-const OPENING_NS: u64 = 15 * SECOND_NS;
-
-/// How long a leaving client waits for the relay to close.
-const LEAVING_NS: u64 = 2 * SECOND_NS;
-
 /// At most one `lobby_sync` in 2 s (PROTOCOL, Lobby).
 const SYNC_NS: u64 = 2 * SECOND_NS;
-
-/// What a relay said of itself and its limits.
-#[derive(Clone, Copy, Debug)]
-pub struct RelayLimits {
-    /// The limits of the welcome.
-    pub limits: WelcomeLimits,
-    /// The relay's clock less ours, in milliseconds.
-    pub clock_offset_ms: i64,
-}
 
 /// The clients of one worker. Places `0..clients` are those that stay, the visitors come behind.
 #[derive(Debug)]
 pub(crate) struct Session {
-    plan: Arc<RunPlan>,
-    clients: Vec<Client>,
-    stable: u32,
-    decoders: Vec<Decoder>,
-    frames: ServerFrameDecoder,
-    updates: UpdateCache,
-    masks: Rng,
+    pub(super) plan: Arc<RunPlan>,
+    pub(super) clients: Vec<Client>,
+    pub(super) stable: u32,
+    pub(super) decoders: Vec<Decoder>,
+    pub(super) frames: ServerFrameDecoder,
+    pub(super) updates: UpdateCache,
+    pub(super) masks: Rng,
     pub(crate) outbox: Outbox,
     pub(crate) traffic: Traffic,
     pub(crate) churn: Churn,
@@ -70,13 +54,13 @@ pub(crate) struct Session {
     /// Connections that are given up.
     pub(crate) closes: Vec<ConnectionId>,
     /// How many of the stable clients were told to connect.
-    dialled: u32,
-    handshakes: usize,
-    handshakes_max: usize,
-    leaving: usize,
-    active: u32,
-    ramp_begin_ns: u64,
-    started: bool,
+    pub(super) dialled: u32,
+    pub(super) handshakes: usize,
+    pub(super) handshakes_max: usize,
+    pub(super) leaving: usize,
+    pub(super) active: u32,
+    pub(super) ramp_begin_ns: u64,
+    pub(super) started: bool,
     pub(crate) relay: Option<RelayLimits>,
     pub(crate) failure: Option<String>,
     pub(crate) disagreements: u64,
@@ -174,136 +158,6 @@ impl Session {
         exact.into_iter().chain(churn).chain(self.dial_due_ns().map(|due_ns| (due_ns, false))).min()
     }
 
-    /// When the next stable client connects, spread evenly over the ramp.
-    fn dial_due_ns(&self) -> Option<u64> {
-        if self.dialled == self.stable || self.handshakes >= self.handshakes_max {
-            return None;
-        }
-        let ramp_ns = to_ns(self.plan.workload.ramp);
-        let offset = u128::from(ramp_ns) * u128::from(self.dialled) / u128::from(self.stable.max(1));
-        Some(self.ramp_begin_ns + offset as u64)
-    }
-
-    fn dial(&mut self, now_ns: u64) -> usize {
-        let mut dialled = 0;
-        while self.failure.is_none() && self.dial_due_ns().is_some_and(|due_ns| due_ns <= now_ns) {
-            self.connects.push_back(self.dialled);
-            // Counted here, so that the bound holds for those who wait in the queue too.
-            self.handshakes += 1;
-            self.dialled += 1;
-            dialled += 1;
-        }
-        dialled
-    }
-
-    /// The client at `place` has a connection that is being made.
-    pub(crate) fn connecting(&mut self, place: u32, connection: ConnectionId, now_ns: u64) {
-        if place >= self.stable {
-            self.handshakes += 1;
-        }
-        let mut upgrade_key = [0; 16];
-        for chunk in upgrade_key.as_chunks_mut::<8>().0 {
-            *chunk = self.masks.next_u64().to_le_bytes();
-        }
-        let client = &mut self.clients[place as usize];
-        client.reset(upgrade_key, now_ns);
-        client.connection = Some(connection);
-        self.decoders[place as usize] = decoder();
-        let target = &self.plan.target;
-        upgrade::request(&target.authority, &target.path, upgrade_key, self.outbox.append_to(place));
-    }
-
-    /// The client at `place` could not even start to connect.
-    pub(crate) fn refused(&mut self, place: u32, error: &std::io::Error) {
-        if place < self.stable {
-            self.handshakes -= 1;
-        }
-        self.broken(place, &format!("connect: {error}"));
-    }
-
-    /// The kernel has given the connection of the client at `place` up.
-    pub(crate) fn disconnected(&mut self, place: u32, reason: Disconnect) {
-        let why = match reason {
-            Disconnect::Eof => "closed by the relay without a close frame".to_owned(),
-            Disconnect::Error(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
-        };
-        self.gone(place, &why);
-    }
-
-    /// The connection of the client at `place` is of no more use.
-    fn gone(&mut self, place: u32, why: &str) {
-        let client = &mut self.clients[place as usize];
-        let stage = std::mem::replace(&mut client.stage, Stage::Away);
-        if stage == Stage::Away {
-            return;
-        }
-        self.closes.extend(client.connection.take());
-        client.response = Vec::new();
-        self.outbox.forget(place);
-        if stage.is_handshake() {
-            self.handshakes -= 1;
-        }
-        if stage == Stage::Active && place < self.stable {
-            self.active -= 1;
-        }
-        if stage == Stage::Leaving {
-            self.leaving -= 1;
-            self.churn.gone(place);
-        } else {
-            self.broken(place, why);
-        }
-    }
-
-    /// Counts a client that has broken, or lets the run fail.
-    fn broken(&mut self, place: u32, why: &str) {
-        if !self.started {
-            self.failure.get_or_insert_with(|| format!("a client could not stay connected: {why}"));
-            return;
-        }
-        if place >= self.stable {
-            self.churn.gone(place);
-            ledger::count(&mut self.traffic.ledger.disconnects, &format!("visitor: {why}"));
-        } else {
-            ledger::count(&mut self.traffic.ledger.disconnects, why);
-        }
-    }
-
-    fn leave(&mut self, place: u32) {
-        let client = &mut self.clients[place as usize];
-        if !client.stage.is_online() {
-            return;
-        }
-        client.stage = Stage::Leaving;
-        self.leaving += 1;
-        let mask = self.masks.next_u64() as u32;
-        websocket::push_masked_close(self.outbox.append_to(place), 1000, "", mask.to_ne_bytes());
-        let now_ns = self.plan.clock.now_ns();
-        client.since_ns = now_ns;
-        let seen = Seen { visitor: client.number - self.plan.workload.clients, joined: false };
-        self.plan.visitors.note(seen, now_ns);
-        if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) {
-            self.traffic.steady.leaves += 1;
-        }
-    }
-
-    /// Looks after waits that take too long. To be called now and then.
-    pub(crate) fn check_patience(&mut self, now_ns: u64) {
-        if self.handshakes + self.leaving == 0 {
-            return;
-        }
-        for place in 0..self.clients.len() as u32 {
-            let client = &self.clients[place as usize];
-            let waited_ns = now_ns.saturating_sub(client.since_ns);
-            match client.stage {
-                Stage::Leaving if waited_ns > LEAVING_NS => self.gone(place, ""),
-                stage if stage.is_handshake() && waited_ns > OPENING_NS => {
-                    self.gone(place, &format!("no answer within 15 s while {stage:?}"));
-                }
-                _ => {}
-            }
-        }
-    }
-
     /// Bytes have come for the client at `place`.
     pub(crate) fn received(&mut self, place: u32, bytes: &mut [u8]) {
         let mut behind;
@@ -333,36 +187,7 @@ impl Session {
         self.decoders[place as usize] = decoder;
     }
 
-    /// Reads the upgrade's response; returns what stands behind it once it is whole.
-    fn read_upgrade(&mut self, place: u32, bytes: &[u8]) -> Option<Vec<u8>> {
-        let now_ns = self.plan.clock.now_ns();
-        let client = &mut self.clients[place as usize];
-        client.response.extend_from_slice(bytes);
-        match upgrade::read_response(&client.response, client.upgrade_key) {
-            Ok(Some(consumed)) => {
-                let behind = client.response.split_off(consumed);
-                client.response = Vec::new();
-                client.stage = Stage::Opening;
-                let connected_ns = now_ns - client.since_ns;
-                self.record_opening(Metric::Connect, connected_ns, now_ns);
-                Some(behind)
-            }
-            Ok(None) => None,
-            Err(error) => {
-                self.gone(place, &error.to_string());
-                None
-            }
-        }
-    }
-
-    /// Openings count while clients connect and in the steady phase.
-    fn record_opening(&mut self, metric: Metric, ns: u64, now_ns: u64) {
-        if self.traffic.moments().is_none_or(|moments| moments.is_steady(now_ns)) {
-            self.recorder.record(metric, ns);
-        }
-    }
-
-    fn push(&mut self, place: u32, opcode: Opcode, payload: &[u8]) {
+    pub(super) fn push(&mut self, place: u32, opcode: Opcode, payload: &[u8]) {
         let mask = (self.masks.next_u64() as u32).to_ne_bytes();
         websocket::push_masked(self.outbox.append_to(place), opcode, payload, mask);
     }
@@ -459,7 +284,7 @@ impl Session {
         }
     }
 
-    fn entered(&mut self, place: u32, now_ns: u64) {
+    pub(super) fn entered(&mut self, place: u32, now_ns: u64) {
         self.clients[place as usize].stage = Stage::Active;
         if place < self.stable {
             self.active += 1;
@@ -495,57 +320,6 @@ impl Session {
         self.frames = frames;
     }
 
-    fn challenged(&mut self, place: u32, challenge: &protocol::server_frame::Challenge<'_>) {
-        let client = &mut self.clients[place as usize];
-        if client.stage != Stage::Opening {
-            self.traffic.ledger.unreadable += 1;
-            return;
-        }
-        let key = identity::signing_key(self.plan.workload.seed, client.number);
-        let mode = if self.plan.workload.lobby { LobbyMode::All } else { LobbyMode::None };
-        let name = &self.plan.target.relay_name;
-        match opening::answer(challenge, name, &key, identity::DEVICE, mode, None) {
-            Ok(auth) => {
-                let mut frame = Vec::new();
-                encode::auth(&mut frame, &auth);
-                self.push(place, Opcode::Text, &frame);
-                let now_ns = self.plan.clock.now_ns();
-                let client = &mut self.clients[place as usize];
-                client.stage = Stage::Authenticating;
-                client.since_ns = now_ns;
-                if place >= self.stable {
-                    let seen = Seen { visitor: client.number - self.plan.workload.clients, joined: true };
-                    self.plan.visitors.note(seen, now_ns);
-                    if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) {
-                        self.traffic.steady.joins += 1;
-                    }
-                }
-            }
-            Err(error) => self.gone(place, &format!("{error}; --relay-name sets the name that is expected")),
-        }
-    }
-
-    fn welcomed(&mut self, place: u32, welcome: &Welcome<'_>) {
-        let now_ns = self.plan.clock.now_ns();
-        let client = &mut self.clients[place as usize];
-        if client.stage != Stage::Authenticating {
-            self.traffic.ledger.unreadable += 1;
-            return;
-        }
-        client.stage = Stage::Entering;
-        client.inbox = Inbox::starting_at(welcome.seq);
-        let authenticated_ns = now_ns - client.since_ns;
-        self.handshakes -= 1;
-        self.record_opening(Metric::Auth, authenticated_ns, now_ns);
-        self.relay.get_or_insert_with(|| RelayLimits {
-            limits: welcome.limits,
-            clock_offset_ms: welcome.time.unix_ms() - unix_ms(),
-        });
-        if !self.plan.workload.lobby {
-            self.entered(place, now_ns);
-        }
-    }
-
     /// Counts clients by what their lobby came to, and adds up who of them is online.
     pub(crate) fn lobby_report(&self) -> LobbyReport {
         let mut report = LobbyReport::default();
@@ -575,7 +349,7 @@ impl Session {
     }
 }
 
-fn decoder() -> Decoder {
+pub(super) fn decoder() -> Decoder {
     Decoder::new(Role::Client, limits::RELAY_FRAME_BYTES)
 }
 
@@ -586,10 +360,4 @@ fn advice(code: &str) -> &'static str {
         "4429" => " (too many connections: raise the relay's limit, lengthen --ramp or use --source-ip)",
         _ => "",
     }
-}
-
-/// This machine's clock.
-fn unix_ms() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    now.as_millis() as i64
 }

@@ -1,0 +1,518 @@
+//! The coordinator: takes workers, signers and a relay of our own through the phases.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+
+use super::lobbies::Lobbies;
+use super::{RelayResult, RunError, RunResult};
+use crate::clock::SECOND_NS;
+use crate::interval_log::Interval;
+use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
+use crate::plan::{Moments, Rate, RunPlan};
+use crate::progress::Progress;
+use crate::recorder::{Metric, Recorder, quantile};
+use crate::relay_process::{RelayProcess, Usage};
+use crate::schedule::Schedule;
+use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
+use crate::stock::Batch;
+use crate::summary::WorkerRecord;
+use crate::units::{show_count, show_ns};
+use crate::worker::{Command, Handle, MESSAGE_STREAM, Outcome, Ready, Report};
+
+/// From telling the workers to the first message.
+const START_NOTICE_NS: u64 = 50_000_000;
+
+/// How long connecting may stand still.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long lobbies may take to agree before the run, and how often they are compared.
+const AGREE_PATIENCE: Duration = Duration::from_secs(5);
+const COMPARE_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a worker may take to answer; its passes take milliseconds.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Conducts the workers, the signers and a relay of our own through one run.
+pub(super) struct Coordinator<'a> {
+    plan: Arc<RunPlan>,
+    progress: &'a Progress,
+    interrupted: &'a AtomicBool,
+    pub(super) relay: Option<RelayProcess>,
+    workers: Vec<Handle>,
+    reports: Receiver<Report>,
+    signers: Vec<Signer>,
+    empty: Usage,
+    /// Intervals by number, and how many workers have handed theirs in.
+    intervals: Vec<(Box<Recorder>, usize)>,
+    notes: Vec<String>,
+}
+
+impl<'a> Coordinator<'a> {
+    /// Starts the workers, which begin to connect.
+    pub(super) fn start(
+        plan: Arc<RunPlan>,
+        progress: &'a Progress,
+        interrupted: &'a AtomicBool,
+        relay: Option<RelayProcess>,
+    ) -> Result<Self, RunError> {
+        let (sender, reports) = unbounded();
+        let empty = relay.as_ref().map(RelayProcess::usage).unwrap_or_default();
+        let mut coordinator = Self {
+            plan,
+            progress,
+            interrupted,
+            relay,
+            workers: Vec::new(),
+            reports,
+            signers: Vec::new(),
+            empty,
+            intervals: Vec::new(),
+            notes: Vec::new(),
+        };
+        for worker in 0..coordinator.plan.workers {
+            match Handle::start(&coordinator.plan, worker, sender.clone()) {
+                Ok(handle) => coordinator.workers.push(handle),
+                Err(error) => {
+                    coordinator.end_threads();
+                    return Err(RunError::System { what: "starting a worker", error });
+                }
+            }
+        }
+        Ok(coordinator)
+    }
+
+    /// Ends workers and signers, wherever they are.
+    pub(super) fn end_threads(&mut self) {
+        for worker in self.workers.drain(..) {
+            worker.tell(Command::Finish);
+            worker.join();
+        }
+        for signer in self.signers.drain(..) {
+            signer.end();
+        }
+        self.progress.finish();
+    }
+
+    /// Goes through the phases.
+    pub(super) fn conduct(&mut self) -> Result<RunResult, RunError> {
+        let ready = self.await_clients()?;
+        let engine = ready[0].engine;
+        let truth_known = self.check_truth()?;
+        let connected = self.usage();
+        let offset_ms = self.check_limits(&ready)?;
+        let signed = self.sign_ahead(&ready, offset_ms)?;
+        let begin_ns = self.plan.clock.now_ns() + START_NOTICE_NS;
+        let moments = self.plan.moments(begin_ns);
+        let steady_began =
+            SystemTime::now() + Duration::from_nanos(moments.steady_ns.saturating_sub(self.plan.clock.now_ns()));
+        for (worker, signed) in self.workers.iter().zip(signed) {
+            worker.tell(Command::Start { moments, signed });
+        }
+        let (steady_begin, steady_end) = self.watch(&moments)?;
+        let mut lobby = self.settle(truth_known)?;
+        let outcomes = self.collect()?;
+        let (mut ledger, mut steady) = (Ledger::default(), SteadyCounts::default());
+        for outcome in &outcomes {
+            ledger.add(&outcome.ledger);
+            steady.add(&outcome.steady);
+            lobby.disagreements += outcome.disagreements;
+        }
+        let last = self.intervals.len();
+        for outcome in &outcomes {
+            self.take_interval(last, &outcome.recorder);
+        }
+        let intervals = self.lay_out(&moments);
+        let mut recorder = Recorder::default();
+        for interval in &intervals {
+            recorder.add(&interval.recorder);
+        }
+        let relay = self.relay.as_ref().map(|relay| RelayResult {
+            start_line: relay.start_line.clone(),
+            version: relay.version(),
+            empty: self.empty,
+            connected,
+            steady_begin,
+            steady_end,
+            end: Ok(()),
+        });
+        let workers = outcomes.iter().map(|outcome| WorkerRecord::new(outcome.health, &outcome.stats)).collect();
+        self.note_health(&recorder, &outcomes);
+        Ok(RunResult {
+            plan: Arc::clone(&self.plan),
+            steady_began,
+            recorder,
+            intervals,
+            ledger,
+            steady,
+            lobby,
+            engine,
+            workers,
+            relay,
+            notes: std::mem::take(&mut self.notes),
+        })
+    }
+
+    fn usage(&self) -> Usage {
+        self.relay.as_ref().map(RelayProcess::usage).unwrap_or_default()
+    }
+
+    /// The next report, or `None` after `patience`. Looks whether it makes sense to go on.
+    fn next(&mut self, patience: Duration) -> Result<Option<Report>, RunError> {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(RunError::Interrupted);
+        }
+        if let Some(relay) = &mut self.relay
+            && let Some(status) = relay.has_ended()
+        {
+            return Err(RunError::Worker(format!("the relay ended ({status})\n{}", relay.last_lines())));
+        }
+        match self.reports.recv_timeout(patience) {
+            Ok(Report::Failed(failure)) => Err(RunError::Worker(failure)),
+            Ok(report) => Ok(Some(report)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(RunError::Worker("all workers have ended".to_owned())),
+        }
+    }
+
+    fn gauges(&self) -> [u64; 4] {
+        self.workers.iter().fold([0; 4], |[active, sent, delivered, errors], worker| {
+            let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+            let gauge = &worker.gauge;
+            [
+                active + read(&gauge.active),
+                sent + read(&gauge.sent),
+                delivered + read(&gauge.delivered),
+                errors + read(&gauge.errors),
+            ]
+        })
+    }
+
+    fn await_clients(&mut self) -> Result<Vec<Ready>, RunError> {
+        let clients = self.plan.workload.clients;
+        let seconds = self.plan.workload.ramp.as_secs_f64();
+        self.progress.phase(
+            "connect",
+            u64::from(clients),
+            &format!("{} clients over {seconds:.1} s", show_count(u64::from(clients))),
+        );
+        let mut ready = Vec::new();
+        let (mut connected, mut moved) = (0, Instant::now());
+        while ready.len() < self.plan.workers {
+            if let Some(Report::Ready(report)) = self.next(COMPARE_EVERY)? {
+                ready.push(report);
+            }
+            let [active, ..] = self.gauges();
+            if active != connected {
+                (connected, moved) = (active, Instant::now());
+                self.progress.at(active);
+            }
+            if moved.elapsed() > CONNECT_PATIENCE + self.plan.workload.ramp {
+                return Err(RunError::Stuck { connected, clients });
+            }
+        }
+        ready.sort_unstable_by_key(|ready| ready.worker);
+        Ok(ready)
+    }
+
+    /// Whether nobody but this run's clients is on the relay, so that the truth is known.
+    fn check_truth(&mut self) -> Result<bool, RunError> {
+        if !self.plan.workload.lobby {
+            return Ok(true);
+        }
+        let deadline = Instant::now() + AGREE_PATIENCE;
+        loop {
+            let lobbies = self.compare()?;
+            if lobbies.wrong(true) == 0 {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                self.notes.push(
+                    "the relay's lobby holds others than this run's clients, so the truth is unknown: lobbies are \
+                     compared with each other and with the totals that the relay announces"
+                        .to_owned(),
+                );
+                return Ok(false);
+            }
+            self.wait(COMPARE_EVERY)?;
+        }
+    }
+
+    /// Lets time pass; reports that come meanwhile are intervals.
+    fn wait(&mut self, time: Duration) -> Result<(), RunError> {
+        if let Some(report) = self.next(time)? {
+            self.take(report);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, report: Report) {
+        if let Report::Interval { number, recorder } = report {
+            self.take_interval(number as usize, &recorder);
+        }
+    }
+
+    /// Refuses a workload that the relay's limits forbid. Returns the relay's clock less ours.
+    fn check_limits(&mut self, ready: &[Ready]) -> Result<i64, RunError> {
+        let Some(relay) = ready.iter().find_map(|ready| ready.relay) else { return Ok(0) };
+        let workload = &self.plan.workload;
+        let allowed = relay.limits.messages_per_second;
+        if allowed > 0 {
+            let fix = "start the relay with --rate-limit 0 (with --spawn-relay: --relay-args '--rate-limit 0')";
+            match workload.per_sender() {
+                None => {
+                    return Err(RunError::Refused(format!(
+                        "--rate max needs a relay without a rate limit, and this one takes {allowed} messages a \
+                         second of each key: {fix}"
+                    )));
+                }
+                Some(planned) if planned > allowed as f64 => {
+                    return Err(RunError::Refused(format!(
+                        "each sender would send {planned:.1} messages a second, and the relay takes {allowed} of each \
+                         key: use more --clients or --senders, a lower --rate, or {fix}"
+                    )));
+                }
+                Some(_) => {}
+            }
+        }
+        if workload.message_bytes as u64 > relay.limits.message_chars && workload.rate != Rate::Idle {
+            return Err(RunError::Refused(format!(
+                "messages of {} characters are too long for this relay: --message-bytes {} at most",
+                workload.message_bytes, relay.limits.message_chars
+            )));
+        }
+        if relay.clock_offset_ms.abs() > 1000 {
+            self.notes.push(format!(
+                "the relay's clock differs by {:.1} s; messages are signed with its time",
+                relay.clock_offset_ms as f64 / 1000.0
+            ));
+        }
+        Ok(relay.clock_offset_ms)
+    }
+
+    /// Starts the signers and waits until they are ahead.
+    fn sign_ahead(&mut self, ready: &[Ready], clock_offset_ms: i64) -> Result<Vec<Option<Receiver<Batch>>>, RunError> {
+        let ahead = self.plan.signed_ahead();
+        if ahead == 0 {
+            return Ok(ready.iter().map(|_| None).collect());
+        }
+        let workload = &self.plan.workload;
+        self.progress.phase("sign", 1, &format!("{} messages ahead of the run", show_count(ahead)));
+        let moments = self.plan.moments(0);
+        let mut receivers = Vec::new();
+        for ready in ready {
+            if ready.senders == 0 {
+                receivers.push(None);
+                continue;
+            }
+            let messages = match workload.rate {
+                Rate::PerSecond(rate) => {
+                    let share = self.plan.share(ready.worker);
+                    let schedule = Schedule::new(workload.arrivals, rate, share, workload.seed, MESSAGE_STREAM);
+                    Some(schedule.count_before(moments.end_ns))
+                }
+                Rate::Max { .. } | Rate::Idle => None,
+            };
+            let share = ahead.div_ceil(self.plan.workers as u64);
+            let batches_ahead = share.div_ceil(BATCH_MESSAGES as u64) as usize;
+            let assignment = Assignment {
+                worker: ready.worker,
+                keys: Arc::clone(&ready.keys),
+                senders: ready.senders,
+                peers: Arc::clone(&ready.peers),
+                messages,
+                batches_ahead,
+                // A closed loop is to be left in peace as long as its stock lasts. An open one is
+                // known to need more: signing it evenly disturbs least.
+                low_water: if messages.is_some() { batches_ahead } else { batches_ahead / 4 },
+                clock_offset_ms,
+            };
+            let (signer, receiver) = Signer::start(&self.plan, assignment)
+                .map_err(|error| RunError::System { what: "starting a signer", error })?;
+            self.signers.push(signer);
+            receivers.push(Some(receiver));
+        }
+        while !self.signers.iter().all(Signer::is_primed) {
+            self.wait(Duration::from_millis(5))?;
+        }
+        Ok(receivers)
+    }
+
+    /// From the start until everything sent has come to an end. Returns the relay's usage at both
+    /// ends of the steady phase.
+    fn watch(&mut self, moments: &Moments) -> Result<(Usage, Usage), RunError> {
+        let seconds = |ns: u64| ns as f64 / SECOND_NS as f64;
+        self.progress.phase(
+            "warm-up",
+            (moments.end_ns - moments.begin_ns) / 1_000_000,
+            &format!("{:.1} s", seconds(moments.steady_ns - moments.begin_ns)),
+        );
+        let (mut steady_begin, mut steady_end) = (None, None);
+        let mut drained = 0;
+        while drained < self.plan.workers {
+            let now_ns = self.plan.clock.now_ns();
+            if steady_begin.is_none() && now_ns >= moments.steady_ns {
+                steady_begin = Some(self.usage());
+                self.progress.phase(
+                    "steady",
+                    (moments.end_ns - moments.steady_ns) / 1_000_000,
+                    &format!("{:.1} s", seconds(moments.end_ns - moments.steady_ns)),
+                );
+            }
+            if steady_end.is_none() && now_ns >= moments.end_ns {
+                steady_end = Some(self.usage());
+            }
+            let phase_began_ns = if steady_begin.is_some() { moments.steady_ns } else { moments.begin_ns };
+            self.progress.at(now_ns.saturating_sub(phase_began_ns) / 1_000_000);
+            // Wakes for the moments at which the relay is looked at, and for the bar.
+            let next_ns = [moments.steady_ns, moments.end_ns].into_iter().find(|&ns| ns > now_ns).unwrap_or(u64::MAX);
+            let patience = Duration::from_nanos((next_ns - now_ns).min(100_000_000));
+            match self.next(patience)? {
+                Some(Report::Drained) => drained += 1,
+                Some(report) => self.take(report),
+                None => {}
+            }
+        }
+        let now = self.usage();
+        Ok((steady_begin.unwrap_or(now), steady_end.unwrap_or(now)))
+    }
+
+    fn take_interval(&mut self, number: usize, recorder: &Recorder) {
+        while self.intervals.len() <= number {
+            self.intervals.push((Box::default(), 0));
+        }
+        let (sum, workers) = &mut self.intervals[number];
+        sum.add(recorder);
+        *workers += 1;
+        let (sum, workers) = &self.intervals[number];
+        if *workers == self.plan.workers && number > 0 {
+            let messages = sum.of(Metric::Message);
+            if let (Some(p50), Some(p99)) = (quantile(messages, 0, 0.5), quantile(messages, 0, 0.99)) {
+                let [_, sent, delivered, errors] = self.gauges();
+                self.progress.news(&format!(
+                    "second {number}: {} messages, p50 {}, p99 {}; so far {} sent, {} delivered, {} errors",
+                    show_count(messages.len()),
+                    show_ns(p50),
+                    show_ns(p99),
+                    show_count(sent),
+                    show_count(delivered),
+                    show_count(errors),
+                ));
+            }
+        }
+    }
+
+    /// Gives intervals their places in time.
+    fn lay_out(&mut self, moments: &Moments) -> Vec<Interval> {
+        let steady = Duration::from_nanos(moments.end_ns - moments.steady_ns);
+        std::mem::take(&mut self.intervals)
+            .into_iter()
+            .enumerate()
+            .map(|(number, (recorder, _))| {
+                let start = Duration::from_secs(number.saturating_sub(1) as u64);
+                let length = if number == 0 {
+                    Duration::from_nanos(moments.steady_ns)
+                } else {
+                    steady.saturating_sub(start).min(Duration::from_secs(1))
+                };
+                Interval { start, length, recorder }
+            })
+            .collect()
+    }
+
+    /// Waits until all lobbies are right, and says what they came to.
+    fn settle(&mut self, truth_known: bool) -> Result<LobbyOutcome, RunError> {
+        if !self.plan.workload.lobby {
+            return Ok(LobbyOutcome { truth_known: true, ..LobbyOutcome::default() });
+        }
+        self.progress.phase("settle", 1, "lobbies become quiet");
+        let deadline = Instant::now() + self.plan.workload.drain;
+        loop {
+            let lobbies = self.compare()?;
+            if (lobbies.moving == 0 && lobbies.wrong(truth_known) == 0) || Instant::now() >= deadline {
+                return Ok(lobbies.outcome(truth_known));
+            }
+            self.wait(COMPARE_EVERY)?;
+        }
+    }
+
+    /// Asks all workers what their clients' lobbies look like.
+    fn compare(&mut self) -> Result<Lobbies, RunError> {
+        for worker in &self.workers {
+            worker.tell(Command::CompareLobbies);
+        }
+        let mut lobbies = Lobbies::default();
+        let mut answers = 0;
+        let deadline = Instant::now() + ANSWER_PATIENCE;
+        while answers < self.plan.workers {
+            match self.next(COMPARE_EVERY)? {
+                Some(Report::Lobby(report)) => {
+                    lobbies.add(report);
+                    answers += 1;
+                }
+                Some(report) => self.take(report),
+                None if Instant::now() >= deadline => {
+                    return Err(RunError::Worker("a worker does not answer".to_owned()));
+                }
+                None => {}
+            }
+        }
+        Ok(lobbies)
+    }
+
+    /// Ends the workers and takes what they leave.
+    fn collect(&mut self) -> Result<Vec<Outcome>, RunError> {
+        for worker in &self.workers {
+            worker.tell(Command::Finish);
+        }
+        let mut outcomes = Vec::new();
+        let deadline = Instant::now() + ANSWER_PATIENCE;
+        while outcomes.len() < self.plan.workers {
+            match self.reports.recv_deadline(deadline) {
+                Ok(Report::Done(outcome)) => outcomes.push(*outcome),
+                Ok(Report::Failed(failure)) => return Err(RunError::Worker(failure)),
+                Ok(report) => self.take(report),
+                Err(_) => return Err(RunError::Worker("a worker does not end".to_owned())),
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Notes what casts doubt on the figures.
+    fn note_health(&mut self, recorder: &Recorder, outcomes: &[Outcome]) {
+        let mut note = |text: String| self.notes.push(text);
+        if let Some(lag_ns) = quantile(recorder.of(Metric::SendLag), 0, 0.99).filter(|&lag_ns| lag_ns > 5_000_000) {
+            note(format!(
+                "the generator was late: send lag p99 {}; give it cores of its own (--pin-cores), more --workers or a \
+                 lower --rate",
+                show_ns(lag_ns)
+            ));
+        }
+        let starved: u64 = outcomes.iter().map(|outcome| outcome.health.starved).sum();
+        if starved > 0 {
+            note(
+                "messages waited for their signature: raise --presign, or add --workers on cores of their own"
+                    .to_owned(),
+            );
+        }
+        let busiest = outcomes.iter().filter_map(|outcome| outcome.health.busy).fold(0.0, f64::max);
+        if busiest > 0.9 {
+            note(format!(
+                "a worker was {:.0} % busy: the generator may be the bottleneck; add --workers",
+                busiest * 100.0
+            ));
+        }
+        let missed: u64 = outcomes.iter().map(|outcome| outcome.health.visits_missed).sum();
+        if missed > 0 {
+            note(format!(
+                "{missed} visits were due while no visitor was free: the relay is slow to let them in or out"
+            ));
+        }
+        let expired: u64 = outcomes.iter().map(|outcome| outcome.health.expired).sum();
+        if expired > 0 {
+            note(format!("{expired} signed messages grew too old to be sent: lower --presign"));
+        }
+    }
+}
