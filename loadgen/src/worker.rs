@@ -1,7 +1,7 @@
 //! The thread that holds a share of the clients, sends what is due and measures what comes.
 //!
 //! # Flow
-//! One pass: commands, what is due ([`session`]), writes, then [`Engine::poll`] until just before
+//! One pass: commands, what is due (`session`), writes, then [`Engine::poll`] until just before
 //! the next message is due. Close to a deadline the worker polls without waiting, since a sleeping
 //! thread wakes tens of microseconds late; far from one it sleeps in the kernel.
 //!
@@ -54,6 +54,10 @@ const SPIN_NS: u64 = 100_000;
 
 /// The longest sleep, so that commands are seen.
 const SLEEP_MAX_NS: u64 = 10_000_000;
+
+/// A pass that finds nothing takes less than a microsecond. What takes longer than this was
+/// interrupted, and the thread did not use the CPU meanwhile.
+const IDLE_PASS_MAX_NS: u64 = 5_000;
 
 /// How often slow matters are looked at: 100 ms.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
@@ -215,7 +219,7 @@ impl<'r> Worker<'r> {
             let events = self.poll(timeout_ns)?;
             let after_ns = self.plan.clock.now_ns();
             if timeout_ns == 0 && stepped + written + events == 0 {
-                self.effort.idle_ns += after_ns - now_ns;
+                self.effort.idle_ns += (after_ns - now_ns).min(IDLE_PASS_MAX_NS);
             }
             now_ns = after_ns;
         }
