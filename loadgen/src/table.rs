@@ -184,6 +184,7 @@ fn verdict(out: &mut String, summary: &Summary) -> std::fmt::Result {
     }
     match (summary.verdict.terms.len(), summary.verdict.judgement) {
         (0, _) => writeln!(out, "no targets given (--slo)"),
+        (1, Judgement::Pass) => writeln!(out, "PASS: the target is met"),
         (count, Judgement::Pass) => writeln!(out, "PASS: all {count} targets met"),
         (_, Judgement::Fail) => writeln!(out, "FAIL: a target is missed"),
         (_, Judgement::Invalid) => writeln!(out, "INVALID: the run says nothing about a target"),
