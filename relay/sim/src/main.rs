@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use relay_sim::{Overrides, Report, RunOptions, Seen, run};
+use relay_sim::{Overrides, Plant, Report, RunOptions, Seen, run};
 
 /// Runs the relay's shards in a simulated world, seed by seed, and checks every rule of the contract.
 #[derive(Debug, Parser)]
@@ -36,12 +36,22 @@ struct Args {
     /// Seeds at a time [default: one for each CPU]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
+    /// Plant this fault between core and surroundings, to see that it is found (LoseDeliver, FlipByte …)
+    #[arg(long, value_name = "FAULT", value_parser = plant)]
+    plant: Option<Plant>,
     /// Count what was met: answers, close codes, drops
     #[arg(long)]
     seen: bool,
     /// Write every event and effect to standard error (one seed at a time)
     #[arg(long)]
     trace: bool,
+}
+
+/// Reads the name of a planted fault.
+fn plant(name: &str) -> Result<Plant, String> {
+    let known = || Plant::ALL.iter().map(|plant| format!("{plant:?}"));
+    let at = known().position(|known| known == name);
+    at.map(|at| Plant::ALL[at]).ok_or_else(|| format!("the faults are {}", known().collect::<Vec<_>>().join(", ")))
 }
 
 /// Sums over all seeds.
@@ -83,6 +93,9 @@ fn again(seed: u64, args: &Args) -> String {
     add("shards", args.shards.map(u64::from));
     add("clients", args.clients.map(u64::from));
     add("steps", args.steps.map(u64::from));
+    if let Some(plant) = args.plant {
+        line.push_str(&format!(" --plant {plant:?}"));
+    }
     line
 }
 
@@ -128,7 +141,7 @@ fn main() -> ExitCode {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if args.trace { 1 } else { args.threads.map_or(cpus, usize::from) };
     let overrides = Overrides { shards: args.shards, clients: args.clients.map(usize::from), steps: args.steps };
-    let options = RunOptions { overrides, plant: None, trace: args.trace };
+    let options = RunOptions { overrides, plant: args.plant, trace: args.trace };
     let began = Instant::now();
     let totals = run_all(&args, start, end, threads, &options);
     let mut out = std::io::stdout().lock();
