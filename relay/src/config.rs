@@ -116,7 +116,7 @@ pub struct Config {
     #[arg(long, env = "RELAY_DEVICES", value_name = "N", default_value_t = Config::default().devices)]
     pub devices: usize,
 
-    /// Message ids remembered by one shard to recognise repeated messages, about 80 bytes each
+    /// Message ids remembered by one shard to recognise repeated messages, about 150 bytes each
     #[arg(long, env = "RELAY_RECENT_IDS", value_name = "N", default_value_t = Config::default().recent_ids)]
     pub recent_ids: usize,
 

@@ -35,7 +35,7 @@ pub enum Effect {
         /// The connection.
         connection: ConnectionId,
     },
-    /// Close the connection and forget it: the shard has. No event may name it any more.
+    /// Close the connection and forget it: the shard has. Events that still name it are ignored.
     Close {
         /// The connection.
         connection: ConnectionId,
