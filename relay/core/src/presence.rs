@@ -15,12 +15,15 @@ use crate::stats::Stats;
 /// update once it has caught up.
 const LAG_BYTES: usize = 64 * 1024;
 
+/// A snapshot's next page goes into an outbox that holds less than this: one page waits while one is
+/// written. More would cost memory in a storm of logins and save nothing, for the kernel buffers too.
+const SNAPSHOT_BYTES: usize = protocol::limits::RELAY_FRAME_BYTES;
+
 /// The parts of a shard that bring one subscriber up to date.
 struct Teller<'a> {
     lobby: &'a mut Lobby,
     post: &'a mut Post,
     stats: &'a mut Stats,
-    outbox_bytes_max: usize,
 }
 
 /// Snapshots that a client asks for come at most this often.
@@ -125,8 +128,7 @@ impl Core {
             self.waiting.append(&mut self.unannounced);
         }
         let (slots, post, stats) = (&mut self.slots, &mut self.post, &mut self.stats);
-        let mut teller =
-            Teller { lobby: &mut self.lobby, post, stats, outbox_bytes_max: self.config.limits.outbox_bytes_max };
+        let mut teller = Teller { lobby: &mut self.lobby, post, stats };
         for id in self.waiting.drain(..) {
             let Some(slot) = slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation) else {
                 continue;
@@ -170,8 +172,7 @@ impl Core {
             };
             if is_behind {
                 let (lobby, post, stats) = (&mut self.lobby, &mut self.post, &mut self.stats);
-                let outbox_bytes_max = self.config.limits.outbox_bytes_max;
-                Teller { lobby, post, stats, outbox_bytes_max }.tell(link, subscription);
+                Teller { lobby, post, stats }.tell(link, subscription);
             }
         }
     }
@@ -193,7 +194,7 @@ impl Teller<'_> {
                         subscription.cursor = Cursor::At(snapshot.rev);
                         continue;
                     };
-                    if link.outbox.bytes() >= self.outbox_bytes_max / 4 || !self.post.push(link, page, &[]) {
+                    if link.outbox.bytes() >= SNAPSHOT_BYTES || !self.post.push(link, page, &[]) {
                         return;
                     }
                     *next += 1;
