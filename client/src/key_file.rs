@@ -38,8 +38,11 @@ pub enum KeyFileError {
     /// The file holds something else.
     #[error("{} is no key file: expected 64 lowercase hex digits and a newline, as `client keygen` writes them", .0.display())]
     Form(PathBuf),
-    /// The operating system refuses.
-    #[error("cannot {operation} {}: {error}", .path.display())]
+    /// There is no such file.
+    #[error("there is no key file {}: make one with `client keygen --out {}`", .0.display(), .0.display())]
+    Missing(PathBuf),
+    /// The operating system refuses; the source says why.
+    #[error("cannot {operation} {}", .path.display())]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -91,7 +94,10 @@ pub fn create(path: &Path, key: &SigningKey) -> Result<(), KeyFileError> {
 /// [`KeyFileError`], with the fix where there is one.
 pub fn load(path: &Path) -> Result<SigningKey, KeyFileError> {
     let io = |operation, error| KeyFileError::Io { operation, path: path.to_owned(), error };
-    let file = File::open(path).map_err(|error| io("open", error))?;
+    let file = File::open(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => KeyFileError::Missing(path.to_owned()),
+        _ => io("open", error),
+    })?;
     // Of the open file: what a name stands for can change between two looks.
     let metadata = file.metadata().map_err(|error| io("inspect", error))?;
     if !metadata.is_file() {
@@ -182,6 +188,6 @@ mod tests {
         }
         assert!(written(format!("{digits}\n").as_bytes(), 0o600).is_ok());
         assert!(matches!(load(Path::new("/")), Err(KeyFileError::Form(_))));
-        assert!(matches!(load(Path::new("/no/such")), Err(KeyFileError::Io { operation: "open", .. })));
+        assert!(matches!(load(Path::new("/no/such")), Err(KeyFileError::Missing(_))));
     }
 }

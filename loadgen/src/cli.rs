@@ -27,7 +27,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Runs clients against a relay, measures, and judges.
-    #[command(after_help = RUN_HELP)]
+    #[command(after_help = RUN_HELP, args_override_self = true)]
     Run(Box<RunArgs>),
 }
 

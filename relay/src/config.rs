@@ -43,7 +43,7 @@ pub struct Config {
     #[arg(long, env = "RELAY_LISTEN", value_name = "IP:PORT", default_value_t = Config::default().listen)]
     pub listen: SocketAddr,
 
-    /// Address for health and version, or `off`
+    /// Address for health, version and counts, or `off`
     #[arg(long, env = "RELAY_ADMIN", value_name = "IP:PORT|off", default_value_t = Config::default().admin)]
     pub admin: Admin,
 

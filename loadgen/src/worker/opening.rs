@@ -113,7 +113,7 @@ impl Session {
     /// Counts a client that has broken, or lets the run fail.
     pub(super) fn broken(&mut self, place: u32, why: &str) {
         if !self.started {
-            self.failure.get_or_insert_with(|| format!("a client could not stay connected: {why}"));
+            self.failure.get_or_insert_with(|| format!("a client could not stay connected: {why}: does the relay run at that address, and does it let us in?"));
             return;
         }
         if place >= self.stable {
