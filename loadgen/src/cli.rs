@@ -89,7 +89,7 @@ pub struct RunArgs {
     /// Which lobby frames clients ask for.
     #[arg(long, value_enum, default_value_t = LobbyArg::All)]
     lobby: LobbyArg,
-    /// Worker threads [default: one for each core of --pin-cores, else 1]. One carries some 100,000 messages a second.
+    /// Worker threads [default: one for each core of --pin-cores, else 1]. The table tells how busy each was.
     #[arg(long)]
     workers: Option<usize>,
     /// Cores to keep workers on, as 1 or 2,4-7.
