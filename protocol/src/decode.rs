@@ -354,8 +354,9 @@ impl<'a> Fields<'a> {
                 self.check(&HISTORY)?;
                 let with = self.user_or_room(Field::With)?;
                 let before_seq = if self.has(Field::BeforeSeq) { Some(self.number(Field::BeforeSeq)?) } else { None };
-                let limit = if self.has(Field::Limit) { self.number(Field::Limit)? } else { 50 };
-                if !(1..=100).contains(&limit) {
+                let limit =
+                    if self.has(Field::Limit) { self.number(Field::Limit)? } else { limits::HISTORY_MESSAGES_DEFAULT };
+                if !(1..=limits::HISTORY_MESSAGES).contains(&limit) {
                     return Err(Field::Limit.is("must be 1 to 100"));
                 }
                 Ok(ClientFrame::History { with, before_seq, limit })

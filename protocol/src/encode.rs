@@ -1,9 +1,10 @@
 //! Encodes frames: those of the relay, and those that clients send. Every function appends one JSON
 //! object to a buffer of the caller's, allocates nothing else, and adds no WebSocket header.
 
-use crate::frame::{Auth, LobbyMode, Message, Target};
+use crate::frame::{Auth, LobbyMode, Message, RoomAction, Target};
 use crate::keys::{Hex, PublicKey};
-use crate::server_frame::{Ack, Challenge, ErrorFrame, LobbyTotals, Welcome};
+use crate::server_frame::{Ack, Challenge, ErrorFrame, LobbyTotals, ReceiptStatus, Welcome};
+use crate::splice::splice_seq;
 
 /// Bytes that one user takes in a lobby frame: `{"publicKey":"` + 64 digits + `"}` and a comma.
 pub const LOBBY_USER_BYTES: usize = 14 + 64 + 2 + 1;
@@ -114,14 +115,10 @@ pub fn message(out: &mut Vec<u8>, frame: &Message<'_>) {
         Target::RoomMember(room, recipient) => (Some(room), Some(recipient)),
     };
     if let Some(room) = room {
-        raw(out, ",\"roomId\":\"");
-        raw(out, room);
-        raw(out, "\"");
+        room_id(out, room);
     }
     if let Some(recipient) = recipient {
-        raw(out, ",\"recipientPublicKey\":\"");
-        key(out, &recipient);
-        raw(out, "\"");
+        named_key(out, "recipientPublicKey", &recipient);
     }
     raw(out, ",\"message\":");
     text(out, frame.text);
@@ -151,6 +148,155 @@ pub fn ack(out: &mut Vec<u8>, frame: &Ack<'_>) {
     raw(out, "}");
 }
 
+/// The relay's `receipt`, [`RECEIPT_IDS`](crate::limits::RECEIPT_IDS) ids at most.
+pub fn receipt<'a>(
+    out: &mut Vec<u8>,
+    status: ReceiptStatus,
+    ids: impl IntoIterator<Item = &'a str>,
+    recipient: &PublicKey,
+    room: Option<&str>,
+) {
+    raw(out, "{\"type\":\"receipt\",\"status\":\"");
+    raw(out, status.name());
+    raw(out, "\",\"clientMessageIds\":[");
+    for (at, id) in ids.into_iter().enumerate() {
+        raw(out, if at == 0 { "\"" } else { ",\"" });
+        raw(out, id);
+        raw(out, "\"");
+    }
+    raw(out, "],\"recipientPublicKey\":\"");
+    key(out, recipient);
+    raw(out, "\"");
+    if let Some(room) = room {
+        room_id(out, room);
+    }
+    raw(out, "}");
+}
+
+/// The client's `received`: everything up to `seq`.
+pub fn received(out: &mut Vec<u8>, seq: u64) {
+    raw(out, "{\"type\":\"received\",\"seq\":");
+    number(out, seq);
+    raw(out, "}");
+}
+
+/// The client's `read`: this one.
+pub fn read(out: &mut Vec<u8>, seq: u64) {
+    raw(out, "{\"type\":\"read\",\"seq\":");
+    number(out, seq);
+    raw(out, "}");
+}
+
+/// A `typing` to a user or a room: the client's, or with `sender` the relay's.
+pub fn typing(out: &mut Vec<u8>, target: &Target<'_>, is_typing: bool, sender: Option<&PublicKey>) {
+    raw(out, "{\"type\":\"typing\"");
+    match target {
+        Target::User(recipient) => named_key(out, "recipientPublicKey", recipient),
+        Target::Room(room) | Target::RoomMember(room, _) => room_id(out, room),
+    }
+    if let Some(sender) = sender {
+        named_key(out, "senderPublicKey", sender);
+    }
+    raw(out, ",\"isTyping\":");
+    boolean(out, is_typing);
+    raw(out, "}");
+}
+
+/// The client's `room_create`, `room_join` and so on.
+pub fn room_action(out: &mut Vec<u8>, room: &str, action: &RoomAction) {
+    raw(out, "{\"type\":\"");
+    raw(
+        out,
+        match action {
+            RoomAction::Create { .. } => "room_create",
+            RoomAction::Join => "room_join",
+            RoomAction::Leave => "room_leave",
+            RoomAction::Members => "room_members",
+            RoomAction::Invite(_) => "room_invite",
+            RoomAction::Remove(_) => "room_remove",
+        },
+    );
+    raw(out, "\"");
+    room_id(out, room);
+    match action {
+        RoomAction::Create { open } => {
+            raw(out, ",\"open\":");
+            boolean(out, *open);
+        }
+        RoomAction::Invite(user) | RoomAction::Remove(user) => named_key(out, "publicKey", user),
+        RoomAction::Join | RoomAction::Leave | RoomAction::Members => {}
+    }
+    raw(out, "}");
+}
+
+/// The relay's `room`, [`ROOM_MEMBERS`](crate::limits::ROOM_MEMBERS) members at most; its lists have
+/// the form of the lobby's.
+pub fn room<'a>(
+    out: &mut Vec<u8>,
+    room: &str,
+    owner: &PublicKey,
+    open: bool,
+    members: impl ExactSizeIterator<Item = &'a PublicKey>,
+) {
+    raw(out, "{\"type\":\"room\"");
+    room_id(out, room);
+    named_key(out, "owner", owner);
+    raw(out, ",\"open\":");
+    boolean(out, open);
+    raw(out, ",\"members\":");
+    users(out, members);
+    raw(out, "}");
+}
+
+/// The relay's `room_update`; both lists together are at most those of a `room`.
+pub fn room_update(out: &mut Vec<u8>, room: &str, joined: &[PublicKey], left: &[PublicKey], owner: &PublicKey) {
+    raw(out, "{\"type\":\"room_update\"");
+    room_id(out, room);
+    raw(out, ",\"joined\":");
+    users(out, joined.iter());
+    raw(out, ",\"left\":");
+    users(out, left.iter());
+    named_key(out, "owner", owner);
+    raw(out, "}");
+}
+
+/// The client's `history`: a page of what was said with a user or in a room.
+pub fn history_request(out: &mut Vec<u8>, with: &Target<'_>, before_seq: Option<u64>, limit: u64) {
+    raw(out, "{\"type\":\"history\"");
+    match with {
+        Target::User(user) => named_key(out, "with", user),
+        Target::Room(room) | Target::RoomMember(room, _) => room_id(out, room),
+    }
+    if let Some(seq) = before_seq {
+        raw(out, ",\"beforeSeq\":");
+        number(out, seq);
+    }
+    raw(out, ",\"limit\":");
+    number(out, limit);
+    raw(out, "}");
+}
+
+/// Bytes of a `history` besides its messages, their seqs ([`SPLICE_BYTES_MAX`] each) and a comma
+/// before each but the first.
+///
+/// [`SPLICE_BYTES_MAX`]: crate::splice::SPLICE_BYTES_MAX
+pub const HISTORY_ENVELOPE_BYTES: usize = "{\"type\":\"history\",\"messages\":[],\"more\":false}".len();
+
+/// The relay's `history`: senders' frames with their seqs, ascending. The caller keeps the sum below
+/// [`RELAY_FRAME_BYTES`](crate::limits::RELAY_FRAME_BYTES).
+pub fn history<'a>(out: &mut Vec<u8>, messages: impl IntoIterator<Item = (u64, &'a [u8])>, more: bool) {
+    raw(out, "{\"type\":\"history\",\"messages\":[");
+    for (at, (seq, frame)) in messages.into_iter().enumerate() {
+        if at > 0 {
+            raw(out, ",");
+        }
+        splice_seq(out, frame, seq);
+    }
+    raw(out, "],\"more\":");
+    boolean(out, more);
+    raw(out, "}");
+}
+
 /// The relay's `error`. `field`, if any, is put before the details, so that the sentence names it.
 pub fn error(out: &mut Vec<u8>, frame: &ErrorFrame<'_>, field: Option<&str>) {
     raw(out, "{\"type\":\"error\",\"reason\":\"");
@@ -171,9 +317,7 @@ pub fn error(out: &mut Vec<u8>, frame: &ErrorFrame<'_>, field: Option<&str>) {
         raw(out, "\"");
     }
     if let Some(room) = frame.room {
-        raw(out, ",\"roomId\":\"");
-        raw(out, room);
-        raw(out, "\"");
+        room_id(out, room);
     }
     if let Some(ms) = frame.retry_after_ms {
         raw(out, ",\"retryAfterMs\":");
@@ -214,6 +358,20 @@ fn totals(out: &mut Vec<u8>, totals: LobbyTotals) {
     number(out, totals.count);
     raw(out, ",\"digest\":\"");
     hex_number(out, totals.digest);
+    raw(out, "\"");
+}
+
+fn named_key(out: &mut Vec<u8>, name: &str, key: &PublicKey) {
+    raw(out, ",\"");
+    raw(out, name);
+    raw(out, "\":\"");
+    self::key(out, key);
+    raw(out, "\"");
+}
+
+fn room_id(out: &mut Vec<u8>, room: &str) {
+    raw(out, ",\"roomId\":\"");
+    raw(out, room);
     raw(out, "\"");
 }
 

@@ -17,7 +17,12 @@
 //! | `error` | relay | a frame was refused | 64 Ki |
 //! | `ping`, `pong` | client, relay | liveness for clients that cannot see WebSocket pings | `frameBytes` |
 //! | `restarting` | relay | the relay goes away | 64 Ki |
-//! | `received`, `read`, `typing`, `room_*`, `history` | client | decoded here, see [`frame`] | `frameBytes` |
+//! | `received`, `read` | client | confirms everything up to a seq; says that one was read | `frameBytes` |
+//! | `receipt` | relay | own messages were delivered or read | 64 Ki |
+//! | `typing` | client, relay | somebody types | `frameBytes` |
+//! | `room_create` … | client | asks about a room, see [`frame::RoomAction`] | `frameBytes` |
+//! | `room`, `room_update` | relay | the answer; a change | 64 Ki |
+//! | `history` | client, relay | asks for a page; the page | `frameBytes`, 64 Ki |
 //!
 //! # Flow
 //! ```text

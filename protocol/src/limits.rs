@@ -38,6 +38,18 @@ pub const ID_BYTES: usize = 64;
 /// Bytes of a relay's name.
 pub const RELAY_NAME_BYTES: usize = 253;
 
+/// Ids in one `receipt`.
+pub const RECEIPT_IDS: usize = 64;
+
+/// Members of a room.
+pub const ROOM_MEMBERS: usize = 500;
+
+/// Messages in one page of `history` at most.
+pub const HISTORY_MESSAGES: u64 = 100;
+
+/// The `limit` of a `history` request that names none.
+pub const HISTORY_MESSAGES_DEFAULT: u64 = 50;
+
 /// Nesting of JSON that the parser follows. The deepest frame nests twice.
 pub const JSON_DEPTH: usize = 32;
 

@@ -26,6 +26,16 @@ pub enum ServerFrame<'a> {
     Message(Pushed<'a>),
     /// The relay has taken a message.
     Ack(Ack<'a>),
+    /// Own messages were delivered or read.
+    Receipt(Receipt<'a>),
+    /// Somebody types, or has stopped.
+    Typing(Typing<'a>),
+    /// The answer to a request about a room.
+    Room(RoomState<'a>),
+    /// A room has changed.
+    RoomUpdate(RoomUpdate<'a>),
+    /// A page of history.
+    History(HistoryPage<'a>),
     /// A frame was refused.
     Error(ErrorFrame<'a>),
     /// The answer to `ping`.
@@ -137,6 +147,85 @@ pub struct Ack<'a> {
     pub seq: Option<u64>,
 }
 
+/// The fields of a `receipt`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt<'a> {
+    /// How far the messages got.
+    pub status: ReceiptStatus,
+    /// Which: their `clientMessageId`s, [`limits::RECEIPT_IDS`] at most.
+    pub ids: Vec<&'a str>,
+    /// Who got or read them.
+    pub recipient: PublicKey,
+    /// The room they were sent in.
+    pub room: Option<&'a str>,
+}
+
+/// How far a message got, as its recipient confirms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReceiptStatus {
+    /// A device of the recipient has it.
+    Delivered,
+    /// A person has read it.
+    Read,
+}
+
+impl ReceiptStatus {
+    /// The word of the wire.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Read => "read",
+        }
+    }
+}
+
+/// The fields of a `typing` from the relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Typing<'a> {
+    /// Who types.
+    pub sender: PublicKey,
+    /// To whom: a user or a room, never a member of a room.
+    pub target: Target<'a>,
+    /// Whether they type or have stopped.
+    pub is_typing: bool,
+}
+
+/// The fields of a `room`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomState<'a> {
+    /// Its id.
+    pub room: &'a str,
+    /// Who may invite and remove.
+    pub owner: PublicKey,
+    /// Whether anyone may join.
+    pub open: bool,
+    /// Everybody in it.
+    pub members: Vec<PublicKey>,
+}
+
+/// The fields of a `room_update`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomUpdate<'a> {
+    /// The room.
+    pub room: &'a str,
+    /// Who joined.
+    pub joined: Vec<PublicKey>,
+    /// Who left or was removed.
+    pub left: Vec<PublicKey>,
+    /// The owner from now on.
+    pub owner: PublicKey,
+}
+
+/// The fields of a `history` from the relay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryPage<'a> {
+    /// Ascending by seq.
+    pub messages: Vec<Pushed<'a>>,
+    /// Whether there are older ones.
+    pub more: bool,
+}
+
 /// The fields of an `error`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorFrame<'a> {
@@ -186,8 +275,8 @@ impl ServerFrameDecoder {
         Self::default()
     }
 
-    /// Decodes one frame, the whole text of a WebSocket message. Lobby frames allocate their lists;
-    /// the others borrow from the decoder.
+    /// Decodes one frame, the whole text of a WebSocket message. Frames with lists allocate those; all
+    /// else is borrowed from the decoder.
     ///
     /// # Errors
     /// [`BadServerFrame`], for what a relay of this version never sends.
@@ -210,7 +299,7 @@ type Value<'tape, 'a> = simd_json::tape::Value<'tape, 'a>;
 fn read<'a>(frame: Value<'_, 'a>) -> Result<ServerFrame<'a>, BadServerFrame> {
     let kind = frame.get("type").and_then(ValueIntoString::into_string).ok_or(BadServerFrame::NotAFrame)?;
     Ok(match kind {
-        "message" => ServerFrame::Message(Pushed { seq: number(frame, "seq")?, message: message(frame)? }),
+        "message" => ServerFrame::Message(pushed(frame)?),
         "ack" => ServerFrame::Ack(Ack {
             id: id(frame, "clientMessageId")?,
             online: match text(frame, "recipient")? {
@@ -220,6 +309,42 @@ fn read<'a>(frame: Value<'_, 'a>) -> Result<ServerFrame<'a>, BadServerFrame> {
             },
             duplicate: boolean(frame, "duplicate")?,
             seq: optional(frame, "seq", number)?,
+        }),
+        "receipt" => ServerFrame::Receipt(Receipt {
+            status: match text(frame, "status")? {
+                "delivered" => ReceiptStatus::Delivered,
+                "read" => ReceiptStatus::Read,
+                _ => return Err(BadServerFrame::Field("status")),
+            },
+            ids: list(frame, "clientMessageIds", |value, name| {
+                value.into_string().filter(|text| is_id(text)).ok_or(BadServerFrame::Field(name))
+            })?,
+            recipient: key(frame, "recipientPublicKey")?,
+            room: optional(frame, "roomId", id)?,
+        }),
+        "typing" => ServerFrame::Typing(Typing {
+            sender: key(frame, "senderPublicKey")?,
+            target: match target(frame)? {
+                Target::RoomMember(..) => return Err(BadServerFrame::Field("roomId")),
+                target => target,
+            },
+            is_typing: boolean(frame, "isTyping")?,
+        }),
+        "room" => ServerFrame::Room(RoomState {
+            room: id(frame, "roomId")?,
+            owner: key(frame, "owner")?,
+            open: boolean(frame, "open")?,
+            members: users(frame, "members")?,
+        }),
+        "room_update" => ServerFrame::RoomUpdate(RoomUpdate {
+            room: id(frame, "roomId")?,
+            joined: users(frame, "joined")?,
+            left: users(frame, "left")?,
+            owner: key(frame, "owner")?,
+        }),
+        "history" => ServerFrame::History(HistoryPage {
+            messages: list(frame, "messages", |value, _| pushed(value))?,
+            more: boolean(frame, "more")?,
         }),
         "lobby_update" => ServerFrame::LobbyUpdate(LobbyUpdate {
             rev: number(frame, "rev")?,
@@ -275,16 +400,24 @@ fn welcome<'a>(frame: Value<'_, 'a>) -> Result<Welcome<'a>, BadServerFrame> {
     })
 }
 
-fn message<'a>(frame: Value<'_, 'a>) -> Result<Message<'a>, BadServerFrame> {
+fn pushed<'a>(frame: Value<'_, 'a>) -> Result<Pushed<'a>, BadServerFrame> {
+    Ok(Pushed { seq: number(frame, "seq")?, message: message(frame)? })
+}
+
+fn target<'a>(frame: Value<'_, 'a>) -> Result<Target<'a>, BadServerFrame> {
     let recipient = optional(frame, "recipientPublicKey", key)?;
     let room = optional(frame, "roomId", id)?;
+    match (recipient, room) {
+        (Some(recipient), None) => Ok(Target::User(recipient)),
+        (None, Some(room)) => Ok(Target::Room(room)),
+        (Some(recipient), Some(room)) => Ok(Target::RoomMember(room, recipient)),
+        (None, None) => Err(BadServerFrame::Field("recipientPublicKey")),
+    }
+}
+
+fn message<'a>(frame: Value<'_, 'a>) -> Result<Message<'a>, BadServerFrame> {
     Ok(Message {
-        target: match (recipient, room) {
-            (Some(recipient), None) => Target::User(recipient),
-            (None, Some(room)) => Target::Room(room),
-            (Some(recipient), Some(room)) => Target::RoomMember(room, recipient),
-            (None, None) => return Err(BadServerFrame::Field("recipientPublicKey")),
-        },
+        target: target(frame)?,
         text: text(frame, "message")?,
         sender: key(frame, "senderPublicKey")?,
         id: id(frame, "clientMessageId")?,
@@ -298,8 +431,16 @@ fn totals(frame: Value<'_, '_>) -> Result<LobbyTotals, BadServerFrame> {
 }
 
 fn users(frame: Value<'_, '_>, name: &'static str) -> Result<Vec<PublicKey>, BadServerFrame> {
+    list(frame, name, |user, _| key(user, "publicKey"))
+}
+
+fn list<'tape, 'a, T>(
+    frame: Value<'tape, 'a>,
+    name: &'static str,
+    read: impl Fn(Value<'tape, 'a>, &'static str) -> Result<T, BadServerFrame>,
+) -> Result<Vec<T>, BadServerFrame> {
     let list = frame.get(name).and_then(|list| list.as_array()).ok_or(BadServerFrame::Field(name))?;
-    list.iter().map(|user| key(user, "publicKey")).collect()
+    list.iter().map(|value| read(value, name)).collect()
 }
 
 fn optional<'tape, 'a, T>(

@@ -6,7 +6,8 @@ use protocol::decode::{FrameDecoder, MalformedKind};
 use protocol::encode;
 use protocol::frame::{Auth, ClientFrame, LobbyMode, Message, Resume, RoomAction, Target};
 use protocol::server_frame::{
-    Ack, BadServerFrame, Challenge, ErrorFrame, LobbyTotals, ServerFrame, ServerFrameDecoder, Welcome, WelcomeLimits,
+    Ack, BadServerFrame, Challenge, ErrorFrame, HistoryPage, LobbyTotals, Pushed, Receipt, ReceiptStatus, RoomState,
+    RoomUpdate, ServerFrame, ServerFrameDecoder, Typing, Welcome, WelcomeLimits,
 };
 use protocol::signature::verify_strict;
 use protocol::splice::splice_seq;
@@ -295,6 +296,141 @@ fn relay_frames_are_what_clients_read() {
         r#"{"type":"restarting","reconnectInMs":250}"#,
         ServerFrame::Restarting { reconnect_in_ms: 250 },
     );
+}
+
+fn made(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    String::from_utf8(out).expect("a frame is UTF-8")
+}
+
+#[test]
+fn receipts_rooms_typing_and_history_are_what_clients_read() {
+    let mut decoder = ServerFrameDecoder::new();
+    let mut check = |made: String, text: &str, frame: ServerFrame<'_>| {
+        assert_eq!(made, text);
+        assert_eq!(decoder.decode(text), Ok(frame), "{text}");
+    };
+    let (me, other) = (key(KEY), key(OTHER));
+    let receipt = |status, room| Receipt { status, ids: vec!["a", "b:2"], recipient: other, room };
+    check(
+        made(|out| encode::receipt(out, ReceiptStatus::Delivered, ["a", "b:2"], &other, None)),
+        &format!(
+            r#"{{"type":"receipt","status":"delivered","clientMessageIds":["a","b:2"],"recipientPublicKey":"{OTHER}"}}"#
+        ),
+        ServerFrame::Receipt(receipt(ReceiptStatus::Delivered, None)),
+    );
+    check(
+        made(|out| encode::receipt(out, ReceiptStatus::Read, ["a", "b:2"], &other, Some("r"))),
+        &format!(
+            r#"{{"type":"receipt","status":"read","clientMessageIds":["a","b:2"],"recipientPublicKey":"{OTHER}","roomId":"r"}}"#
+        ),
+        ServerFrame::Receipt(receipt(ReceiptStatus::Read, Some("r"))),
+    );
+    check(
+        made(|out| encode::typing(out, &Target::User(me), true, Some(&other))),
+        &format!(r#"{{"type":"typing","recipientPublicKey":"{KEY}","senderPublicKey":"{OTHER}","isTyping":true}}"#),
+        ServerFrame::Typing(Typing { sender: other, target: Target::User(me), is_typing: true }),
+    );
+    check(
+        made(|out| encode::typing(out, &Target::Room("r"), false, Some(&other))),
+        &format!(r#"{{"type":"typing","roomId":"r","senderPublicKey":"{OTHER}","isTyping":false}}"#),
+        ServerFrame::Typing(Typing { sender: other, target: Target::Room("r"), is_typing: false }),
+    );
+    check(
+        made(|out| encode::room(out, "r", &me, true, [me, other].iter())),
+        &format!(
+            r#"{{"type":"room","roomId":"r","owner":"{KEY}","open":true,"members":[{{"publicKey":"{KEY}"}},{{"publicKey":"{OTHER}"}}]}}"#
+        ),
+        ServerFrame::Room(RoomState { room: "r", owner: me, open: true, members: vec![me, other] }),
+    );
+    check(
+        made(|out| encode::room_update(out, "r", &[other], &[], &me)),
+        &format!(
+            r#"{{"type":"room_update","roomId":"r","joined":[{{"publicKey":"{OTHER}"}}],"left":[],"owner":"{KEY}"}}"#
+        ),
+        ServerFrame::RoomUpdate(RoomUpdate { room: "r", joined: vec![other], left: vec![], owner: me }),
+    );
+    let sent = message_json();
+    let message = Message {
+        target: Target::User(other),
+        text: "hi",
+        sender: me,
+        id: "id-1",
+        timestamp: Timestamp::from_unix_ms(1_795_264_496_789),
+        signature: Signature::from_bytes([0x33; 64]),
+    };
+    let pushed = |seq| Pushed { seq, message };
+    check(
+        made(|out| encode::history(out, [(7, sent.as_bytes()), (12, sent.as_bytes())], true)),
+        &format!(
+            r#"{{"type":"history","messages":[{{"seq":7,{rest},{{"seq":12,{rest}],"more":true}}"#,
+            rest = &sent[1..]
+        ),
+        ServerFrame::History(HistoryPage { messages: vec![pushed(7), pushed(12)], more: true }),
+    );
+    let empty = made(|out| encode::history(out, [], false));
+    assert_eq!(empty.len(), encode::HISTORY_ENVELOPE_BYTES);
+    assert_eq!(decoder.decode(&empty), Ok(ServerFrame::History(HistoryPage { messages: vec![], more: false })));
+}
+
+#[test]
+fn broken_receipts_rooms_and_pages_are_refused_by_their_field() {
+    let receipt =
+        made(|out| encode::receipt(out, ReceiptStatus::Read, ["a"], &key(KEY), None)).replace("\"read\"", "\"seen\"");
+    let ids = made(|out| encode::receipt(out, ReceiptStatus::Read, ["a b"], &key(KEY), None));
+    let room = made(|out| encode::room(out, "r", &key(KEY), true, [].iter())).replace("[]", "[7]");
+    let typing = made(|out| encode::typing(out, &Target::Room("r"), true, Some(&key(KEY))))
+        .replace("{", &format!("{{\"recipientPublicKey\":\"{KEY}\","));
+    let page = made(|out| encode::history(out, [(1, message_json().replace("id-1", "id 1").as_bytes())], true));
+    for (text, field) in [
+        (receipt, "status"),
+        (ids, "clientMessageIds"),
+        (room, "publicKey"),
+        (typing, "roomId"),
+        (page, "clientMessageId"),
+    ] {
+        assert_eq!(ServerFrameDecoder::new().decode(&text), Err(BadServerFrame::Field(field)), "{text}");
+    }
+}
+
+#[test]
+fn what_clients_ask_is_what_the_relay_reads() {
+    let mut decoder = FrameDecoder::new();
+    let mut check = |text: String, frame: ClientFrame<'_>| assert_eq!(decoder.decode(&text), Ok(frame), "{text}");
+    check(made(|out| encode::received(out, 7)), ClientFrame::Received(7));
+    check(made(|out| encode::read(out, 8)), ClientFrame::Read(8));
+    for target in [Target::User(key(KEY)), Target::Room("r")] {
+        check(made(|out| encode::typing(out, &target, true, None)), ClientFrame::Typing { target, is_typing: true });
+        for before_seq in [None, Some(9)] {
+            check(
+                made(|out| encode::history_request(out, &target, before_seq, 20)),
+                ClientFrame::History { with: target, before_seq, limit: 20 },
+            );
+        }
+    }
+    for action in [
+        RoomAction::Create { open: false },
+        RoomAction::Join,
+        RoomAction::Leave,
+        RoomAction::Members,
+        RoomAction::Invite(key(KEY)),
+        RoomAction::Remove(key(KEY)),
+    ] {
+        check(made(|out| encode::room_action(out, "r", &action)), ClientFrame::Room { room: "r", action });
+    }
+}
+
+#[test]
+fn the_largest_room_and_receipt_fit() {
+    let members = vec![key(KEY); protocol::limits::ROOM_MEMBERS];
+    let id = "x".repeat(protocol::limits::ID_BYTES);
+    let room = made(|out| encode::room(out, &id, &key(KEY), false, members.iter()));
+    let ids = [id.as_str(); protocol::limits::RECEIPT_IDS];
+    let receipt = made(|out| encode::receipt(out, ReceiptStatus::Delivered, ids, &key(KEY), Some(&id)));
+    for frame in [room, receipt] {
+        assert!(frame.len() <= protocol::limits::RELAY_FRAME_BYTES, "{}", frame.len());
+    }
 }
 
 #[test]
