@@ -139,7 +139,16 @@ impl State {
                 effects.push(Effect::Event(Event::Restarting { reconnect_in_ms }));
             }
             (_, ServerFrame::Error(error)) => self.refused(&error, now, effects),
-            (_, ServerFrame::Pong | ServerFrame::Unknown(_)) => {}
+            (
+                _,
+                ServerFrame::Pong
+                | ServerFrame::Receipt(_)
+                | ServerFrame::Typing(_)
+                | ServerFrame::Room(_)
+                | ServerFrame::RoomUpdate(_)
+                | ServerFrame::History(_)
+                | ServerFrame::Unknown(_),
+            ) => {}
             (_, _) => {
                 let details = "the relay sent a frame that has no place at this time".to_owned();
                 effects.push(Effect::Event(Event::BadFrame { details }));

@@ -314,7 +314,16 @@ impl Session {
                     traffic.on_refusal(place, error.reason, error.id, outbox, recorder);
                 }
             }
-            Ok(ServerFrame::Pong | ServerFrame::Restarting { .. } | ServerFrame::Unknown(_)) => {}
+            Ok(
+                ServerFrame::Pong
+                | ServerFrame::Restarting { .. }
+                | ServerFrame::Receipt(_)
+                | ServerFrame::Typing(_)
+                | ServerFrame::Room(_)
+                | ServerFrame::RoomUpdate(_)
+                | ServerFrame::History(_)
+                | ServerFrame::Unknown(_),
+            ) => {}
             Err(_) => self.traffic.ledger.unreadable += 1,
         }
         self.frames = frames;

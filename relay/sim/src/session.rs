@@ -381,6 +381,13 @@ impl Session {
                 self.restarting = true;
                 Ok(())
             }
+            ServerFrame::Receipt(_)
+            | ServerFrame::Typing(_)
+            | ServerFrame::Room(_)
+            | ServerFrame::RoomUpdate(_)
+            | ServerFrame::History(_) => {
+                violated(Invariant::FrameForm, format!("nobody asked for {}", printable(text.as_bytes())))
+            }
             ServerFrame::Unknown(kind) => violated(Invariant::FrameForm, format!("a frame of type {kind:?}")),
         }
     }
