@@ -19,6 +19,7 @@
 //! | [`lobby`] | what a client knows of who is online, and how late it learns |
 //! | [`ledger`], [`recorder`] | what became of each message; histograms |
 //! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
+//! | [`validity`] | whether a run may be believed |
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
 //! | [`preflight`], [`relay_process`], [`environment`], [`exit`] | around the run |
 //!
@@ -59,4 +60,5 @@ pub mod stock;
 pub mod summary;
 pub mod table;
 pub mod units;
+pub mod validity;
 pub mod worker;

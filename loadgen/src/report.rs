@@ -45,6 +45,7 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         started: humantime::format_rfc3339_seconds(started).to_string(),
         argv,
         verdict: Verdict { judgement, exit_code: exit.code(), terms },
+        findings: result.findings.clone(),
         workload: WorkloadRecord::from(workload),
         target: TargetRecord {
             url: format!("ws://{}{}", plan.target.authority, plan.target.path),

@@ -30,6 +30,7 @@ use crate::preflight;
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::relay_process::{RelayError, RelayProcess, Usage};
+use crate::validity::Finding;
 
 use coordinator::Coordinator;
 
@@ -118,6 +119,8 @@ pub struct RunResult {
     pub workers: Vec<crate::summary::WorkerRecord>,
     /// Of a relay of our own.
     pub relay: Option<RelayResult>,
+    /// What speaks against the run.
+    pub findings: Vec<Finding>,
     /// What a reader should know.
     pub notes: Vec<String>,
 }

@@ -13,6 +13,7 @@ use crate::plan::WorkloadRecord;
 use crate::recorder::{Metric, Recorder, quantile};
 use crate::relay_process::Usage;
 use crate::slo::{Judgement, TermVerdict};
+use crate::validity::Finding;
 use crate::worker::WorkerHealth;
 
 /// The form of [`Summary`].
@@ -29,6 +30,8 @@ pub struct Summary {
     pub argv: Vec<String>,
     /// Whether targets were met.
     pub verdict: Verdict,
+    /// What speaks against the run, or against a figure of it.
+    pub findings: Vec<Finding>,
     /// What was asked for.
     pub workload: WorkloadRecord,
     /// What was loaded.

@@ -6,6 +6,7 @@ use crate::recorder::Metric;
 use crate::slo::Judgement;
 use crate::summary::{MetricSummary, Summary};
 use crate::units::{show_bytes, show_count, show_ns};
+use crate::validity::{Finding, Severity};
 
 /// Rows of the table: the name, what it is, the key in [`Summary::metrics`].
 fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
@@ -47,15 +48,30 @@ fn render_into(out: &mut String, summary: &Summary) -> std::fmt::Result {
             write!(out, "{:>11}", value.map_or_else(|| "never".to_owned(), show_ns))?;
         }
         writeln!(out)?;
+        warnings(out, summary, Some(key))?;
     }
     ledger(out, summary)?;
+    warnings(out, summary, Some("rate"))?;
     lobby(out, summary)?;
+    warnings(out, summary, Some("lobby"))?;
     generator(out, summary)?;
+    warnings(out, summary, Some("generator"))?;
     relay(out, summary)?;
+    warnings(out, summary, Some("relay"))?;
+    warnings(out, summary, None)?;
     for note in &summary.notes {
         writeln!(out, "note: {note}")?;
     }
     verdict(out, summary)
+}
+
+/// Warnings stand under the figure that they touch.
+fn warnings(out: &mut String, summary: &Summary, metric: Option<&str>) -> std::fmt::Result {
+    let touched = |finding: &&Finding| finding.severity == Severity::Warning && finding.metric.as_deref() == metric;
+    for finding in summary.findings.iter().filter(touched) {
+        writeln!(out, "  ! {}; {}", finding.text, finding.fix)?;
+    }
+    Ok(())
 }
 
 fn percentiles(metric: &MetricSummary) -> [Option<u64>; 5] {
@@ -188,5 +204,9 @@ fn verdict(out: &mut String, summary: &Summary) -> std::fmt::Result {
         (count, Judgement::Pass) => writeln!(out, "PASS: all {count} targets met"),
         (_, Judgement::Fail) => writeln!(out, "FAIL: a target is missed"),
         (_, Judgement::Invalid) => writeln!(out, "INVALID: the run says nothing about a target"),
+    }?;
+    for finding in summary.findings.iter().filter(|finding| finding.severity == Severity::Invalid) {
+        writeln!(out, "INVALID  {}\n         to change: {}", finding.text, finding.fix)?;
     }
+    Ok(())
 }

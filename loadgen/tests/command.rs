@@ -144,7 +144,7 @@ fn describe(out: &mut String, path: &str, value: &Value) {
             }
         }
         // What there is to note depends on the machine.
-        Value::Array(items) if path != ".notes" => {
+        Value::Array(items) if !matches!(path, ".notes" | ".findings") => {
             if let Some(first) = items.first() {
                 describe(out, &format!("{path}[]"), first);
             }

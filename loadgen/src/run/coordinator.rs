@@ -20,7 +20,8 @@ use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
 use crate::stock::Batch;
 use crate::summary::WorkerRecord;
 use crate::units::{show_count, show_ns};
-use crate::worker::{Command, Handle, MESSAGE_STREAM, Outcome, Ready, Report};
+use crate::validity::{Evidence, examine};
+use crate::worker::{Command, Handle, MESSAGE_STREAM, Outcome, Ready, Report, WorkerHealth};
 
 /// From telling the workers to the first message.
 const START_NOTICE_NS: u64 = 50_000_000;
@@ -139,7 +140,7 @@ impl<'a> Coordinator<'a> {
             end: Ok(()),
         });
         let workers = outcomes.iter().map(|outcome| WorkerRecord::new(outcome.health, &outcome.stats)).collect();
-        self.note_health(&recorder, &outcomes);
+        let findings = examine(&evidence(&recorder, &outcomes));
         Ok(RunResult {
             plan: Arc::clone(&self.plan),
             steady_began,
@@ -151,6 +152,7 @@ impl<'a> Coordinator<'a> {
             engine,
             workers,
             relay,
+            findings,
             notes: std::mem::take(&mut self.notes),
         })
     }
@@ -479,40 +481,16 @@ impl<'a> Coordinator<'a> {
         }
         Ok(outcomes)
     }
+}
 
-    /// Notes what casts doubt on the figures.
-    fn note_health(&mut self, recorder: &Recorder, outcomes: &[Outcome]) {
-        let mut note = |text: String| self.notes.push(text);
-        if let Some(lag_ns) = quantile(recorder.of(Metric::SendLag), 0, 0.99).filter(|&lag_ns| lag_ns > 5_000_000) {
-            note(format!(
-                "the generator was late: send lag p99 {}; give it cores of its own (--pin-cores), more --workers or a \
-                 lower --rate",
-                show_ns(lag_ns)
-            ));
-        }
-        let starved: u64 = outcomes.iter().map(|outcome| outcome.health.starved).sum();
-        if starved > 0 {
-            note(
-                "messages waited for their signature: raise --presign, or add --workers on cores of their own"
-                    .to_owned(),
-            );
-        }
-        let busiest = outcomes.iter().filter_map(|outcome| outcome.health.busy).fold(0.0, f64::max);
-        if busiest > 0.9 {
-            note(format!(
-                "a worker was {:.0} % busy: the generator may be the bottleneck; add --workers",
-                busiest * 100.0
-            ));
-        }
-        let missed: u64 = outcomes.iter().map(|outcome| outcome.health.visits_missed).sum();
-        if missed > 0 {
-            note(format!(
-                "{missed} visits were due while no visitor was free: the relay is slow to let them in or out"
-            ));
-        }
-        let expired: u64 = outcomes.iter().map(|outcome| outcome.health.expired).sum();
-        if expired > 0 {
-            note(format!("{expired} signed messages grew too old to be sent: lower --presign"));
-        }
+/// What the workers know of the generator's part.
+fn evidence(recorder: &Recorder, outcomes: &[Outcome]) -> Evidence {
+    let sum = |count: fn(&WorkerHealth) -> u64| outcomes.iter().map(|outcome| count(&outcome.health)).sum();
+    Evidence {
+        send_lag_p99_ns: quantile(recorder.of(Metric::SendLag), 0, 0.99),
+        busiest: outcomes.iter().filter_map(|outcome| outcome.health.busy).reduce(f64::max),
+        starved: sum(|health| health.starved),
+        expired: sum(|health| health.expired),
+        visits_missed: sum(|health| health.visits_missed),
     }
 }
