@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The machine, the kernel and the build.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Environment {
     /// The processor's model.
     pub cpu: String,
@@ -33,38 +33,38 @@ pub struct Environment {
 }
 
 /// How this program was built.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Build {
     /// Its version.
-    pub version: &'static str,
+    pub version: String,
     /// Commit of its source; empty if it was built outside of a checkout.
-    pub commit: &'static str,
+    pub commit: String,
     /// Whether the checkout had other changes as well.
     pub dirty: bool,
     /// The compiler.
-    pub rustc: &'static str,
+    pub rustc: String,
     /// What it was built for.
-    pub target: &'static str,
+    pub target: String,
     /// The features of the processor that it was built for.
-    pub target_features: &'static str,
+    pub target_features: String,
     /// `release` or `debug`.
-    pub profile: &'static str,
+    pub profile: String,
     /// The memory allocator.
-    pub allocator: &'static str,
+    pub allocator: String,
 }
 
 /// This build.
 #[must_use]
 pub fn build() -> Build {
     Build {
-        version: env!("CARGO_PKG_VERSION"),
-        commit: env!("LOADGEN_COMMIT"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        commit: env!("LOADGEN_COMMIT").to_owned(),
         dirty: matches!(env!("LOADGEN_DIRTY").as_bytes(), b"true"),
-        rustc: env!("LOADGEN_RUSTC"),
-        target: env!("LOADGEN_TARGET"),
-        target_features: env!("LOADGEN_TARGET_FEATURES"),
-        profile: env!("LOADGEN_PROFILE"),
-        allocator: "mimalloc",
+        rustc: env!("LOADGEN_RUSTC").to_owned(),
+        target: env!("LOADGEN_TARGET").to_owned(),
+        target_features: env!("LOADGEN_TARGET_FEATURES").to_owned(),
+        profile: env!("LOADGEN_PROFILE").to_owned(),
+        allocator: "mimalloc".to_owned(),
     }
 }
 

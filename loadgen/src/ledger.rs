@@ -7,10 +7,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts over a whole run, warm-up and drain included, of one worker or of all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     /// Messages handed to a connection.
     pub sent: u64,
@@ -116,7 +116,7 @@ pub fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
 }
 
 /// Messages of the steady phase, by their intended send time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SteadyCounts {
     /// Due in the steady phase.
     pub due: u64,
@@ -148,7 +148,7 @@ impl SteadyCounts {
 }
 
 /// What the clients' lobbies came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LobbyOutcome {
     /// Clients compared.
     pub clients: u64,

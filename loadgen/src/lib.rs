@@ -21,6 +21,7 @@
 //! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
 //! | [`validity`] | whether a run may be believed |
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
+//! | [`archive`] | a finished run's folder, written and read |
 //! | [`preflight`], [`relay_process`], [`environment`], [`exit`] | around the run |
 //!
 //! # Invariants
@@ -37,6 +38,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod cli;
 pub mod clock;
 pub mod environment;

@@ -1,8 +1,7 @@
 //! The `loadgen` command.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::fs;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -13,9 +12,8 @@ use clap::Parser;
 use loadgen::cli::{Cli, Command, RunArgs};
 use loadgen::exit::Exit;
 use loadgen::progress::Progress;
-use loadgen::run::{self, RunResult};
-use loadgen::summary::Summary;
-use loadgen::{interval_log, relay_process, report, table};
+use loadgen::run;
+use loadgen::{archive, relay_process, report, table};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -55,17 +53,8 @@ fn run_once(args: RunArgs) -> Result<Exit> {
     // The verdict is the exit code even where nobody reads the table.
     let _ = io::stdout().write_all(table::render(&summary).as_bytes());
     if let Some(out) = &out {
-        write_files(out, &summary, &result).with_context(|| format!("--out {}", out.display()))?;
+        archive::write(out, &summary, result.steady_began, &result.intervals)
+            .with_context(|| format!("--out {}", out.display()))?;
     }
     Ok(exit)
-}
-
-fn write_files(out: &Path, summary: &Summary, result: &RunResult) -> Result<()> {
-    let mut json = serde_json::to_vec_pretty(summary)?;
-    json.push(b'\n');
-    fs::write(out.join("summary.json"), json)?;
-    let mut log = BufWriter::new(File::create(out.join("intervals.hlog"))?);
-    interval_log::write(&mut log, result.steady_began, &result.intervals)?;
-    log.flush()?;
-    Ok(())
 }

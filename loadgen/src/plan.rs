@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, to_ns};
 use crate::lobby::Visitors;
@@ -232,15 +232,15 @@ impl RunPlan {
 }
 
 /// A workload as summaries hold it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkloadRecord {
     clients: u32,
     senders: u32,
     peers: u32,
     rate: String,
     in_flight: Option<u32>,
-    loop_kind: &'static str,
-    arrivals: &'static str,
+    loop_kind: String,
+    arrivals: String,
     churn_per_second: f64,
     stay_ms: u64,
     ramp_ms: u64,
@@ -279,11 +279,12 @@ impl From<&Workload> for WorkloadRecord {
             peers: workload.peers,
             rate,
             in_flight,
-            loop_kind,
+            loop_kind: loop_kind.to_owned(),
             arrivals: match workload.arrivals {
                 Arrivals::Constant => "constant",
                 Arrivals::Poisson => "poisson",
-            },
+            }
+            .to_owned(),
             churn_per_second: workload.churn_per_second,
             stay_ms: ms(workload.stay),
             ramp_ms: ms(workload.ramp),

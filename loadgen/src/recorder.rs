@@ -3,7 +3,9 @@
 //! Workers record into a [`Recorder`] of their own for one interval, then hand it over and take an
 //! empty one. Totals are sums of histograms; percentiles are never averaged.
 
-use hdrhistogram::Histogram;
+use std::fmt;
+
+use hdrhistogram::{AdditionError, Histogram};
 
 use crate::clock::SECOND_NS;
 
@@ -64,9 +66,17 @@ pub const HIGHEST_NS: u64 = 600 * SECOND_NS;
 const DIGITS: u8 = 3;
 
 /// One histogram per metric, 254 KB each, of which only what is touched counts.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Recorder {
     histograms: [Histogram<u64>; Metric::ALL.len()],
+}
+
+/// How many values of which metric: the histograms themselves are thousands of numbers.
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let filled = Metric::ALL.into_iter().filter(|&metric| !self.of(metric).is_empty());
+        f.debug_map().entries(filled.map(|metric| (metric.name(), self.of(metric).len()))).finish()
+    }
 }
 
 impl Default for Recorder {
@@ -106,6 +116,14 @@ impl Recorder {
                 own.add(others).expect("all recorders have the same bounds");
             }
         }
+    }
+
+    /// Adds the values of a histogram from elsewhere.
+    ///
+    /// # Errors
+    /// It holds values beyond [`HIGHEST_NS`].
+    pub fn merge(&mut self, metric: Metric, other: &Histogram<u64>) -> Result<(), AdditionError> {
+        self.histograms[metric as usize].add(other)
     }
 
     /// Forgets everything and keeps the memory.

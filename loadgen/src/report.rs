@@ -41,7 +41,7 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
     let seen = result.recorder.of(Metric::LobbyJoin).len() + result.recorder.of(Metric::LobbyLeave).len();
     let expected = (steady.joins + steady.leaves) * steady.watchers;
     let summary = Summary {
-        schema: SCHEMA,
+        schema: SCHEMA.to_owned(),
         started: humantime::format_rfc3339_seconds(started).to_string(),
         argv,
         verdict: Verdict { judgement, exit_code: exit.code(), terms },

@@ -18,7 +18,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::clock::to_ns;
 use crate::ledger::{Ledger, LobbyOutcome};
@@ -204,7 +204,7 @@ pub struct Measured<'a> {
 }
 
 /// Whether one target was met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Judgement {
     /// Met.
@@ -226,7 +226,7 @@ impl fmt::Display for Judgement {
 }
 
 /// One target, judged.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TermVerdict {
     /// The target as it was given.
     pub term: String,

@@ -1,11 +1,12 @@
 //! `summary.json`: everything about one run, for programs. Its form has a version; fields may be
-//! added within one, never changed or removed.
+//! added within one, never changed or removed. What is added has a `#[serde(default)]`, so that the
+//! files of earlier builds can still be read; unknown fields are passed over.
 
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use relay_engine::EngineStats;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::environment::Environment;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
@@ -20,10 +21,10 @@ use crate::worker::WorkerHealth;
 pub const SCHEMA: &str = "relay-loadgen-summary/1";
 
 /// One run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Summary {
     /// [`SCHEMA`].
-    pub schema: &'static str,
+    pub schema: String,
     /// When the program started, UTC.
     pub started: String,
     /// The command line.
@@ -37,7 +38,7 @@ pub struct Summary {
     /// What was loaded.
     pub target: TargetRecord,
     /// By metric, of the steady phase (connect and auth: of the ramp too). Nanoseconds.
-    pub metrics: BTreeMap<&'static str, MetricSummary>,
+    pub metrics: BTreeMap<String, MetricSummary>,
     /// Of the steady phase, by intended send time.
     pub steady: SteadyCounts,
     /// Messages a second in the steady phase.
@@ -60,7 +61,7 @@ pub struct Summary {
 }
 
 /// Whether targets were met.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Verdict {
     /// Over all targets; a pass without any.
     pub judgement: Judgement,
@@ -71,7 +72,7 @@ pub struct Verdict {
 }
 
 /// What was loaded.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TargetRecord {
     /// `ws://…`.
     pub url: String,
@@ -80,7 +81,7 @@ pub struct TargetRecord {
 }
 
 /// Messages a second.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Throughput {
     /// Due.
     pub due_per_second: f64,
@@ -91,7 +92,7 @@ pub struct Throughput {
 }
 
 /// The generator's side.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Generator {
     /// The workers' engine.
     pub engine: String,
@@ -104,7 +105,7 @@ pub struct Generator {
 }
 
 /// One worker.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct WorkerRecord {
     /// How it fared.
     #[serde(flatten)]
@@ -137,7 +138,7 @@ impl WorkerRecord {
 }
 
 /// A relay that was started for the run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RelayRecord {
     /// Its program.
     pub program: String,
@@ -164,7 +165,7 @@ pub struct RelayRecord {
 }
 
 /// The percentiles of one metric. `null` is a message that never came, or no sample.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricSummary {
     /// Samples that came.
     pub n: u64,
@@ -212,12 +213,12 @@ impl MetricSummary {
 
 /// The percentiles of all metrics; `undelivered` messages count as infinitely late.
 #[must_use]
-pub fn metrics(recorder: &Recorder, undelivered: u64) -> BTreeMap<&'static str, MetricSummary> {
+pub fn metrics(recorder: &Recorder, undelivered: u64) -> BTreeMap<String, MetricSummary> {
     let of = |metric: Metric| {
         let infinite = if matches!(metric, Metric::Message | Metric::Service) { undelivered } else { 0 };
-        (metric.name(), MetricSummary::of(recorder.of(metric), infinite))
+        (metric.name().to_owned(), MetricSummary::of(recorder.of(metric), infinite))
     };
-    Metric::ALL.into_iter().map(of).chain([("lobby", MetricSummary::of(&recorder.lobby(), 0))]).collect()
+    Metric::ALL.into_iter().map(of).chain([("lobby".to_owned(), MetricSummary::of(&recorder.lobby(), 0))]).collect()
 }
 
 #[cfg(test)]

@@ -123,7 +123,7 @@ pub struct Outcome {
 }
 
 /// How a worker fared in the steady phase.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct WorkerHealth {
     /// Of the steady phase, the share that the thread worked: its CPU time less what it polled in
     /// vain. `None` without a steady phase.
