@@ -123,6 +123,7 @@ impl Rig {
                 Effect::ShutdownWrite { .. } | Effect::Close { .. } | Effect::HandOver { .. } => {
                     panic!("the shard ended a connection: {effect:?}")
                 }
+                Effect::Store(_) | Effect::Load(_) => panic!("the shard has no store: {effect:?}"),
             }
         }
         let count = self.writes.len();

@@ -32,6 +32,12 @@ pub const MALFORMED_IN_A_ROW: u32 = 20;
 /// Devices of one key that may be connected at once.
 pub const DEVICES_PER_KEY: usize = 8;
 
+/// Messages of one sender that may wait for keys that were never online at the relay.
+pub const UNSEEN_SENDER_MESSAGES: usize = 20;
+
+/// Messages of all senders that may wait for such keys.
+pub const UNSEEN_MESSAGES: usize = 100_000;
+
 /// Bytes of an id (`clientMessageId`, `deviceId`, `roomId`).
 pub const ID_BYTES: usize = 64;
 

@@ -220,6 +220,7 @@ impl<E: Engine> ShardLoop<E> {
                     mesh.push(to, Item::HandOver { socket, arrival });
                 }
                 Effect::Send { to, envelope } => mesh.push(to, Item::Envelope(envelope)),
+                Effect::Store(_) | Effect::Load(_) => unreachable!("the shards are made without a store"),
             }
         }
     }

@@ -7,6 +7,7 @@ use protocol::{PublicKey, limits};
 use siphasher::sip::SipHasher13;
 
 use crate::event::{Nanos, ShardId};
+use crate::store::Durability;
 
 /// How message signatures are checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,6 +44,22 @@ pub struct Limits {
     pub upgrade_bytes_max: usize,
     /// Headers of the HTTP upgrade request.
     pub upgrade_headers_max: usize,
+    /// Messages that may wait in one inbox; one more is refused with `inbox_full`.
+    pub inbox_messages_max: usize,
+    /// Bytes of the frames that may wait in one inbox.
+    pub inbox_bytes_max: u64,
+    /// Messages of one sender that may wait in one inbox.
+    pub inbox_sender_messages_max: usize,
+    /// Messages that may wait in all inboxes of the shard.
+    pub inboxes_messages_max: usize,
+    /// Messages of one sender that may wait for keys that were never online here.
+    pub unseen_sender_messages_max: usize,
+    /// Messages that may wait for such keys in all, divided evenly between the shards.
+    pub unseen_messages_max: usize,
+    /// Without a store: messages of one key that stay in memory for resume.
+    pub memory_messages_max: usize,
+    /// Without a store: bytes of frames that stay in memory for resume, of all keys of the shard.
+    pub memory_bytes_max: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +79,15 @@ impl Default for Limits {
             in_transit_max: 64 * 1024,
             upgrade_bytes_max: 16 * 1024,
             upgrade_headers_max: 100,
+            inbox_messages_max: 100_000,
+            inbox_bytes_max: 64 * 1024 * 1024,
+            inbox_sender_messages_max: 10_000,
+            // The index of an inbox takes 24 bytes a message: 96 MB a shard.
+            inboxes_messages_max: 4_000_000,
+            unseen_sender_messages_max: limits::UNSEEN_SENDER_MESSAGES,
+            unseen_messages_max: limits::UNSEEN_MESSAGES,
+            memory_messages_max: 100,
+            memory_bytes_max: 64 * 1024 * 1024,
         }
     }
 }
@@ -73,8 +99,11 @@ pub struct Config {
     pub shard: ShardId,
     /// How many there are.
     pub shards: u16,
-    /// Keys the hashes and makes epochs: random in a real relay, the same in all of its shards.
+    /// Keys the hashes and makes epochs: random in a real relay, the same in all of its shards. With a
+    /// store it is the store's, made once, so that homes and hashes stay what they are.
     pub seed: u64,
+    /// Which start of the relay on this store it is, so that no epoch is made twice.
+    pub boot: u64,
     /// The relay's name, as clients sign it.
     pub relay_name: String,
     /// How signatures are checked.
@@ -91,8 +120,12 @@ pub struct Config {
     pub close_timeout: Duration,
     /// Lobby changes are flushed at most once in this time, except the first after a quiet time.
     pub lobby_tick: Duration,
-    /// How long a key's seq is remembered after its last device left.
+    /// Without a store: how long a key's seq is remembered after its last device left.
     pub memory_after_leave: Duration,
+    /// When a message counts as safe; `None` is a relay without a store.
+    pub durability: Option<Durability>,
+    /// How long a message waits in an inbox at most, and a device or user is known that does not come.
+    pub message_ttl: Duration,
 }
 
 impl Config {
@@ -103,6 +136,7 @@ impl Config {
             shard,
             shards,
             seed,
+            boot: 0,
             relay_name: "localhost".to_owned(),
             verify: VerifyMode::Auto,
             limits: Limits::default(),
@@ -112,20 +146,36 @@ impl Config {
             close_timeout: Duration::from_secs(2),
             lobby_tick: Duration::from_millis(20),
             memory_after_leave: Duration::from_secs(60),
+            durability: None,
+            message_ttl: Duration::from_secs(30 * 24 * 3600),
         }
     }
 
     /// The home shard of a key. Keyed, so that nobody can make keys that crowd one shard.
     #[must_use]
     pub fn home(&self, key: &PublicKey) -> ShardId {
-        let scaled = u128::from(self.hash(key)) * u128::from(self.shards);
+        self.home_of_hash(self.hash(key))
+    }
+
+    /// The home shard of a key that is given as [`IdRecord::sender_hash`](crate::store::IdRecord::sender_hash).
+    #[must_use]
+    pub fn home_of_hash(&self, hash: u64) -> ShardId {
+        let scaled = u128::from(hash) * u128::from(self.shards);
         ShardId((scaled >> 64) as u16)
+    }
+
+    /// The home shard of a room.
+    #[must_use]
+    pub fn home_of_room(&self, room: &str) -> ShardId {
+        let mut hasher = SipHasher13::new_with_keys(self.seed.rotate_left(13), !self.seed);
+        hasher.write(room.as_bytes());
+        self.home_of_hash(hasher.finish())
     }
 
     /// The `n`th epoch that this shard makes: unlike any other of this relay or of an earlier run.
     #[must_use]
     pub(crate) fn epoch(&self, n: u64) -> u64 {
-        self.hash_words(&[u64::from(self.shard.0), n])
+        self.hash_words(&[self.boot, u64::from(self.shard.0), n])
     }
 
     /// A number that is spread evenly over all words.

@@ -2,6 +2,7 @@
 
 use crate::envelope::{Arrival, Envelope};
 use crate::event::{ConnectionId, ShardId};
+use crate::store::{Batch, PageRequest};
 
 /// How far a connection is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,11 @@ pub enum Effect {
         /// What.
         envelope: Envelope,
     },
+    /// Store the batch, and give it back with [`Event::Stored`](crate::Event::Stored) once it is safe.
+    /// Only where [`Config::durability`](crate::Config::durability) is set, as is `Load`.
+    Store(Box<Batch>),
+    /// Read a page of stored entries, and give it with [`Event::Loaded`](crate::Event::Loaded).
+    Load(Box<PageRequest>),
 }
 
 /// The effects of some calls, in their order: one buffer that is used again.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::envelope::{Arrival, Envelope};
+use crate::store::{Batch, Page, StoreFault};
 
 /// Nanoseconds on a monotonic clock of the shell's. All shards of a relay share the clock.
 pub type Nanos = u64;
@@ -101,6 +102,19 @@ pub enum Event<'a> {
         to: ShardId,
         /// Full or not.
         full: bool,
+    },
+    /// What [`Effect::Store`](crate::Effect::Store) gave out is safe, or is not and will not be. Batches
+    /// come back in their order.
+    Stored {
+        /// The batch, to be used again.
+        batch: Box<Batch>,
+        /// Whether it is safe.
+        result: Result<(), StoreFault>,
+    },
+    /// The answer to [`Effect::Load`](crate::Effect::Load).
+    Loaded {
+        /// The entries.
+        page: Box<Page>,
     },
     /// The relay goes away: tell everybody, flush, close. New connections are closed at once.
     Drain,

@@ -37,6 +37,7 @@ pub mod effect;
 pub mod envelope;
 pub mod event;
 pub mod stats;
+pub mod store;
 
 mod connection;
 mod lobby;
@@ -59,3 +60,4 @@ pub use envelope::{Arrival, Envelope, Outcome, Ticket};
 pub use event::{ConnectionId, Event, Gone, Nanos, Now, ShardId};
 pub use shard::Shard;
 pub use stats::{DropReason, Stats};
+pub use store::{Batch, Durability, Page, PageRequest, Restored, StoreFault};

@@ -20,6 +20,7 @@ use crate::recent_ids::RecentIds;
 use crate::refusal::Closure;
 use crate::router::Router;
 use crate::stats::Stats;
+use crate::store::Restored;
 use crate::timers::{Armed, Timers};
 
 /// One shard of the relay. See the crate for its interface and invariants.
@@ -112,8 +113,22 @@ impl Shard {
             Event::Disconnected { connection, gone } => core.disconnected(connection, gone, effects),
             Event::FromShard { from, envelope } => core.envelope(from, envelope, effects),
             Event::Congestion { to, full } => core.congested[usize::from(to.0)] = full,
+            Event::Stored { .. } | Event::Loaded { .. } => {}
             Event::Drain => core.drain(effects),
         }
+    }
+
+    /// Takes in what the store has of this shard's, before any event. Effects are only envelopes for
+    /// other shards.
+    pub fn restore(&mut self, restored: Restored, now: Now, effects: &mut Effects) {
+        let _ = (restored, now, effects);
+    }
+
+    /// Whether a batch is given out or due that is not safe yet. After
+    /// [`Event::Drain`] the relay may end once every shard says no, and has no connections.
+    #[must_use]
+    pub fn has_unstored(&self) -> bool {
+        false
     }
 
     /// Ends a batch: fires timers, checks the signatures that wait and routes what is good, flushes

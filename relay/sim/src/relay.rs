@@ -255,6 +255,9 @@ impl World {
                 })?;
                 self.send(shard, to, envelope);
             }
+            Effect::Store(_) | Effect::Load(_) => {
+                return violated(Invariant::EngineContract, format!("shard {shard} uses a store that is not there"));
+            }
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::hash::Hasher;
 
-use relay_core::{Effect, Envelope, Event, Nanos, Outcome};
+use relay_core::{Effect, Envelope, Event, Nanos, Outcome, StoreFault};
 use siphasher::sip::SipHasher13;
 
 /// Lines kept to be shown behind a violation.
@@ -84,6 +84,18 @@ impl Trace {
                 self.envelope(envelope);
             }
             Event::Congestion { to, full } => self.number(u64::from(to.0) * 2 + u64::from(*full)),
+            Event::Stored { batch, result } => {
+                self.number(batch.number);
+                self.hasher.write(&[match result {
+                    Ok(()) => 0,
+                    Err(StoreFault::Full) => 1,
+                    Err(StoreFault::Failed) => 2,
+                }]);
+            }
+            Event::Loaded { page } => {
+                self.number(page.entries.len() as u64);
+                self.bytes(&page.bytes);
+            }
             Event::Drain => {}
         }
         let is_heartbeat = match event {
@@ -110,6 +122,9 @@ impl Trace {
                 self.number(u64::from(to.0));
                 self.envelope(envelope);
             }
+            // Made of many parts, and rare beside messages: their debug text stands for all of them.
+            Effect::Store(batch) => self.bytes(format!("{batch:?}").as_bytes()),
+            Effect::Load(request) => self.bytes(format!("{request:?}").as_bytes()),
         }
         let is_heartbeat = matches!(effect, Effect::Write { buffer, .. } if buffer.len() <= HEARTBEAT_BYTES_MAX);
         self.line(now, is_heartbeat, || format!("shard {shard} -> {}", describe_effect(effect)));
@@ -172,6 +187,8 @@ fn event_tag(event: &Event<'_>) -> u8 {
         Event::FromShard { .. } => 5,
         Event::Congestion { .. } => 6,
         Event::Drain => 7,
+        Event::Stored { .. } => 8,
+        Event::Loaded { .. } => 9,
     }
 }
 
@@ -183,6 +200,8 @@ fn effect_tag(effect: &Effect) -> u8 {
         Effect::Close { .. } => 19,
         Effect::HandOver { .. } => 20,
         Effect::Send { .. } => 21,
+        Effect::Store(_) => 22,
+        Effect::Load(_) => 23,
     }
 }
 
@@ -197,6 +216,10 @@ fn describe_event(event: &Event<'_>) -> String {
         Event::Disconnected { connection, gone } => format!("disconnected {connection:?} {gone:?}"),
         Event::FromShard { from, envelope } => format!("from shard {}: {}", from.0, describe_envelope(envelope)),
         Event::Congestion { to, full } => format!("congestion towards {}: {full}", to.0),
+        Event::Stored { batch, result } => format!("stored batch {}: {result:?}", batch.number),
+        Event::Loaded { page } => {
+            format!("loaded {} entries for {:?}, fault {:?}", page.entries.len(), page.request.connection, page.fault)
+        }
         Event::Drain => "drain".to_owned(),
     }
 }
@@ -211,6 +234,16 @@ fn describe_effect(effect: &Effect) -> String {
         Effect::Close { connection } => format!("close {connection:?}"),
         Effect::HandOver { connection, to, .. } => format!("hand over {connection:?} to {}", to.0),
         Effect::Send { to, envelope } => format!("send to {}: {}", to.0, describe_envelope(envelope)),
+        Effect::Store(batch) => format!(
+            "store batch {}: {} entries, {} removals, {} users, {} rooms, {} ids",
+            batch.number,
+            batch.entries.len(),
+            batch.removals.len(),
+            batch.users.len(),
+            batch.rooms.len(),
+            batch.ids.len()
+        ),
+        Effect::Load(request) => format!("load {request:?}"),
     }
 }
 

@@ -216,6 +216,7 @@ impl World {
                 Effect::Send { to, envelope } => {
                     self.event(usize::from(to.0), Event::FromShard { from: ShardId(shard as u16), envelope });
                 }
+                Effect::Store(_) | Effect::Load(_) => panic!("the shards have no store: {effect:?}"),
             }
         }
     }
