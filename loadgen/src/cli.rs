@@ -29,6 +29,11 @@ pub enum Command {
     /// Runs clients against a relay, measures, and judges.
     #[command(after_help = RUN_HELP, args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Says whether this machine can carry a run, without running it; takes the run's arguments.
+    ///
+    /// Exit code: 0 if it can (perhaps with doubts), 1 if it cannot, 2 wrong usage.
+    #[command(args_override_self = true)]
+    Preflight(Box<RunArgs>),
 }
 
 const RUN_HELP: &str = "\
@@ -285,7 +290,7 @@ mod tests {
     fn request(arguments: &str) -> Result<Request, String> {
         let line = ["loadgen", "run"].into_iter().chain(arguments.split_ascii_whitespace());
         let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
-        let Command::Run(args) = cli.command;
+        let Command::Run(args) = cli.command else { panic!("not a run") };
         args.into_request().map_err(|error| error.to_string())
     }
 

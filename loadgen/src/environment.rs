@@ -113,7 +113,8 @@ fn mitigations() -> BTreeMap<String, String> {
         .collect()
 }
 
-fn line(path: &str) -> String {
+/// The words of a file, a blank between them; empty if it cannot be read.
+pub(crate) fn line(path: &str) -> String {
     fs::read_to_string(path).map(|text| text.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default()
 }
 

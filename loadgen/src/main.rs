@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use loadgen::cli::{Cli, Command, RunArgs};
 use loadgen::exit::Exit;
+use loadgen::preflight::{self, Grade};
 use loadgen::progress::Progress;
 use loadgen::run;
 use loadgen::{archive, relay_process, report, table};
@@ -23,8 +24,11 @@ fn main() -> ExitCode {
     // Ends with 2 on a wrong command line, with 0 for --help and --version.
     let cli = Cli::parse();
     relay_process::end_on_panic();
-    let Command::Run(args) = cli.command;
-    match run_once(*args) {
+    let done = match cli.command {
+        Command::Run(args) => run_once(*args),
+        Command::Preflight(args) => Ok(look(*args)),
+    };
+    match done {
         Ok(exit) => exit.into(),
         Err(error) => {
             // Nobody reads what a closed standard error would have shown.
@@ -57,4 +61,13 @@ fn run_once(args: RunArgs) -> Result<Exit> {
             .with_context(|| format!("--out {}", out.display()))?;
     }
     Ok(exit)
+}
+
+/// Says whether this machine can carry a run.
+fn look(args: RunArgs) -> Exit {
+    let request = args.into_request().unwrap_or_else(|error| error.exit());
+    let (checks, _) = preflight::look(&request);
+    // The verdict is the exit code even where nobody reads the lines.
+    let _ = io::stdout().write_all(preflight::render(&checks).as_bytes());
+    if checks.iter().any(|check| check.grade == Grade::Unfit) { Exit::CouldNotRun } else { Exit::Pass }
 }

@@ -86,7 +86,7 @@ pub struct Workload {
     pub drain: Duration,
     /// Bytes of a message's text.
     pub message_bytes: usize,
-    /// Messages signed ahead at most, over all workers. `None`: see [`RunPlan::signed_ahead`].
+    /// Messages signed ahead at most, over all workers. `None`: see [`Workload::signed_ahead`].
     pub presign: Option<u64>,
     /// Whether clients ask for the lobby.
     pub lobby: bool,
@@ -169,6 +169,21 @@ impl Workload {
         }
     }
 
+    /// Messages that are signed before the clock of the run starts, over all workers: the whole
+    /// run's where they fit into `presign` (by default 1,000,000), and never more than 120 s of it.
+    /// What is more is signed while the run goes on.
+    #[must_use]
+    pub fn signed_ahead(&self) -> u64 {
+        let limit = self.presign.unwrap_or(SIGNED_AHEAD_DEFAULT);
+        let time = self.sending_time();
+        let wanted = match self.rate {
+            Rate::Idle => 0,
+            Rate::PerSecond(rate) => (rate * time.min(SIGNED_AHEAD_MAX).as_secs_f64()).ceil() as u64,
+            Rate::Max { .. } => self.presign.unwrap_or(CLOSED_LOOP_PER_SECOND * (time.as_secs() + 1)),
+        };
+        wanted.min(limit)
+    }
+
     /// The longest stay of a visitor: exponential ones are cut at five times their mean.
     #[must_use]
     pub fn longest_stay(&self) -> Duration {
@@ -206,21 +221,6 @@ impl RunPlan {
     #[must_use]
     pub fn core_of(&self, worker: usize) -> Option<usize> {
         if self.pin_cores.is_empty() { None } else { Some(self.pin_cores[worker % self.pin_cores.len()]) }
-    }
-
-    /// Messages that are signed before the clock of the run starts, over all workers: the whole
-    /// run's where they fit into `presign` (by default 1,000,000), and never more than 120 s of it.
-    /// What is more is signed while the run goes on.
-    #[must_use]
-    pub fn signed_ahead(&self) -> u64 {
-        let limit = self.workload.presign.unwrap_or(SIGNED_AHEAD_DEFAULT);
-        let time = self.workload.sending_time();
-        let wanted = match self.workload.rate {
-            Rate::Idle => 0,
-            Rate::PerSecond(rate) => (rate * time.min(SIGNED_AHEAD_MAX).as_secs_f64()).ceil() as u64,
-            Rate::Max { .. } => self.workload.presign.unwrap_or(CLOSED_LOOP_PER_SECOND * (time.as_secs() + 1)),
-        };
-        wanted.min(limit)
     }
 
     /// Where the phases lie when messages begin at `begin_ns`.

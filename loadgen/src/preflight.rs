@@ -1,78 +1,150 @@
 //! What the machine has to have before a run, and the exact fix where it has not.
+//!
+//! # Flow
+//! ```text
+//! machine::Machine (what the kernel says) ┐
+//! Demand (what the run asks)              ┴─ checks ──> Check: fit, doubtful or unfit, with its fix
+//! ```
+//! What is unfit ends the run before anything starts; what is doubtful is said then and noted in the
+//! run's findings.
 
-use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU64;
 use std::thread;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::plan::Workload;
+use crate::plan::Spawn;
+use crate::run::Request;
+use crate::stock::Layout;
+use crate::units::parse_cores;
+use crate::validity::{Finding, FindingKind, Severity};
 
-/// Descriptors besides those of clients: standard ones, rings, files, a spawned relay's pipes.
-const DESCRIPTORS_BESIDES: u64 = 64;
+pub use checks::{Check, Demand, Grade, Shards, checks};
+pub use machine::Machine;
+
+mod checks;
+mod machine;
 
 /// Why a run cannot start on this machine, with the fix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unfit(String);
 
-/// Makes room for as many descriptors as connections need, up to the hard limit. A relay that is
-/// started afterwards inherits that.
+/// Looks whether the machine suits a run, and readies both: allows as many open files as it can (a
+/// relay that is started afterwards inherits that), and connects from several addresses of the
+/// loopback network where one has too few ports. Returns all that was looked at.
 ///
 /// # Errors
-/// [`Unfit`], when the hard limit is too low.
-pub fn make_room_for_descriptors(workload: &Workload, workers: usize) -> Result<(), Unfit> {
-    let needed = u64::from(workload.clients) + u64::from(workload.visitors(workers)) + DESCRIPTORS_BESIDES;
+/// [`Unfit`], naming everything without which there can be no run.
+pub fn prepare(request: &mut Request) -> Result<Vec<Check>, Unfit> {
+    let (checks, source_ips) = look(request);
+    let faults: Vec<_> = checks.iter().filter(|check| check.grade == Grade::Unfit).map(Check::line).collect();
+    if !faults.is_empty() {
+        return Err(Unfit(faults.join("\n")));
+    }
+    allow_files()?;
+    request.source_ips = source_ips;
+    Ok(checks)
+}
+
+/// Looks whether the machine suits a run, and changes nothing. Returns also the addresses that the
+/// run would connect from.
+#[must_use]
+pub fn look(request: &Request) -> (Vec<Check>, Vec<IpAddr>) {
+    let (machine, mut demand) = (Machine::read(), Demand::of(request));
+    demand.spread_over_loopback(&machine);
+    (checks(&machine, &demand), demand.source_ips)
+}
+
+/// Renders what was looked at, one line each, and what comes of it.
+#[must_use]
+pub fn render(checks: &[Check]) -> String {
+    let mut out = String::new();
+    for check in checks {
+        let grade = match check.grade {
+            Grade::Fit => "fit",
+            Grade::Doubtful => "DOUBTFUL",
+            Grade::Unfit => "UNFIT",
+        };
+        out.push_str(&format!("{grade:<10}{:<13}{}\n", check.subject, check.sentence()));
+    }
+    out.push_str(match checks.iter().map(|check| check.grade).max() {
+        Some(Grade::Unfit) => "\nUNFIT: this machine cannot carry the run\n",
+        Some(Grade::Doubtful) => "\nDOUBTFUL: the run can go on, and its figures may suffer\n",
+        Some(Grade::Fit) | None => "\nFIT: this machine can carry the run\n",
+    });
+    out
+}
+
+/// Raises the limit of open files to the hard one.
+///
+/// # Errors
+/// [`Unfit`], with what the system said.
+pub fn allow_files() -> Result<(), Unfit> {
     let limit = getrlimit(Resource::Nofile);
-    let hard = limit.maximum.unwrap_or(u64::MAX);
-    if hard < needed {
-        return Err(Unfit(format!(
-            "{needed} open files are needed, one for each client, and {hard} are allowed: raise the hard limit with \
-             `ulimit -Hn {needed}` as root or LimitNOFILE={needed} in the unit, or use fewer --clients"
-        )));
-    }
-    if limit.current.is_some_and(|soft| soft < hard) {
-        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-        setrlimit(Resource::Nofile, raised)
-            .map_err(|error| Unfit(format!("the limit of open files cannot be raised to {hard}: {error}")))?;
-    }
-    Ok(())
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .map_err(|error| Unfit(format!("the limit of open files cannot be raised to the hard one: {error}")))
 }
 
-/// Checks that there are enough local ports: one for each client and source address.
-///
-/// # Errors
-/// [`Unfit`], when there are too few.
-pub fn check_ports(workload: &Workload, workers: usize, sources: usize) -> Result<(), Unfit> {
-    let Some(range) = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok() else { return Ok(()) };
-    let mut bounds = range.split_ascii_whitespace().filter_map(|bound| bound.parse::<u64>().ok());
-    let (Some(first), Some(last)) = (bounds.next(), bounds.next()) else { return Ok(()) };
-    let ports = (last + 1).saturating_sub(first);
-    let needed = u64::from(workload.clients) + u64::from(workload.visitors(workers));
-    if needed > ports * sources.max(1) as u64 {
-        return Err(Unfit(format!(
-            "{needed} connections need as many local ports, and one address has {ports}: give more addresses \
-             (--source-ip 127.0.0.1,127.0.0.2), or widen net.ipv4.ip_local_port_range"
-        )));
+impl Check {
+    /// A line for a person: what was looked at, what was found, and the fix.
+    #[must_use]
+    pub fn line(&self) -> String {
+        format!("{}: {}", self.subject, self.sentence())
     }
-    Ok(())
+
+    /// What a run notes of it: a warning, if it is doubtful.
+    #[must_use]
+    pub fn finding(&self) -> Option<Finding> {
+        let fix = self.fix.clone().filter(|_| self.grade == Grade::Doubtful)?;
+        Some(Finding {
+            kind: FindingKind::Machine,
+            severity: Severity::Warning,
+            metric: None,
+            measured: self.subject.to_owned(),
+            text: format!("{}: {}", self.subject, self.found),
+            fix,
+        })
+    }
 }
 
-/// Checks that every core to pin to is there for this process.
-///
-/// # Errors
-/// [`Unfit`], naming the first that is not.
-pub fn check_cores(cores: &[usize]) -> Result<(), Unfit> {
-    let Ok(allowed) = sched_getaffinity(None) else { return Ok(()) };
-    match cores.iter().find(|&&core| core >= CpuSet::MAX_CPU || !allowed.is_set(core)) {
-        None => Ok(()),
-        Some(core) => {
-            let available: Vec<_> =
-                (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).map(|core| core.to_string()).collect();
-            Err(Unfit(format!("core {core} is not available; --pin-cores can name {}", available.join(","))))
+impl Demand {
+    /// What a run that was asked for needs.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        let Request { workload, workers, .. } = request;
+        Self {
+            connections: u64::from(workload.clients) + u64::from(workload.visitors(*workers)),
+            workers: *workers,
+            pin_cores: request.pin_cores.clone(),
+            engine: request.engine,
+            signed_ahead: workload.signed_ahead(),
+            frame_bytes: Layout::new(workload.message_bytes).frame_bytes() as u64,
+            source_ips: request.source_ips.clone(),
+            relay: request
+                .target
+                .as_ref()
+                .map_or(Ipv4Addr::LOCALHOST.into(), |target| target.address.ip().to_canonical()),
+            spawned: request.spawn.as_ref().map(|(spawn, _)| Shards::of(spawn)),
         }
+    }
+}
+
+impl Shards {
+    /// Reads `--shards` and `--pin-cores` out of a relay's arguments.
+    fn of(spawn: &Spawn) -> Self {
+        let value = |name: &str| {
+            let mut arguments = spawn.arguments.iter();
+            let argument = arguments.find_map(|argument| argument.strip_prefix(name))?;
+            argument.strip_prefix('=').map(str::to_owned).or_else(|| arguments.next().cloned())
+        };
+        let cores = value("--pin-cores").and_then(|cores| parse_cores(&cores).ok());
+        let pin_cores: Vec<_> = cores.unwrap_or_default();
+        let named = Some(pin_cores.len()).filter(|&named| named > 0);
+        Self { count: value("--shards").and_then(|count| count.parse().ok()).or(named), pin_cores }
     }
 }
 
@@ -86,7 +158,7 @@ pub fn cores() -> usize {
 pub fn pin_thread(core: usize) {
     let mut set = CpuSet::new();
     set.set(core);
-    // `check_cores` has seen that the core is allowed; what else may forbid it costs precision only.
+    // The checks have seen that the core is allowed; what else may forbid it costs precision only.
     let _ = sched_setaffinity(None, &set);
 }
 
@@ -112,13 +184,34 @@ pub fn thread_cpu_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{check_cores, thread_cpu_ns};
+    use super::{Check, Grade, Shards, thread_cpu_ns};
+    use crate::plan::Spawn;
+    use std::path::PathBuf;
 
     #[test]
-    fn a_core_that_is_not_there_is_named() {
-        let error = check_cores(&[100_000]).unwrap_err().to_string();
-        assert!(error.contains("core 100000"), "{error}");
-        assert!(check_cores(&[]).is_ok());
+    fn a_relays_shards_are_read_out_of_its_arguments() {
+        let of = |arguments: &str| {
+            let arguments = arguments.split_ascii_whitespace().map(str::to_owned).collect();
+            let shards = Shards::of(&Spawn { program: PathBuf::new(), arguments });
+            (shards.count, shards.pin_cores)
+        };
+        assert_eq!(of("--rate-limit 0 --shards 3 --pin-cores 0,2-3"), (Some(3), vec![0, 2, 3]));
+        assert_eq!(of("--shards=2 --pin-cores=none"), (Some(2), vec![]));
+        assert_eq!(of("--pin-cores 1"), (Some(1), vec![1]));
+        assert_eq!(of("--verify off"), (None, vec![]));
+    }
+
+    #[test]
+    fn what_is_doubtful_becomes_a_finding_and_what_is_fit_does_not() {
+        let check = |grade, fix: Option<&str>| Check {
+            subject: "clock",
+            grade,
+            found: "slow".to_owned(),
+            fix: fix.map(str::to_owned),
+        };
+        let finding = check(Grade::Doubtful, Some("another")).finding().unwrap();
+        assert_eq!((finding.text.as_str(), finding.fix.as_str()), ("clock: slow", "another"));
+        assert_eq!(check(Grade::Fit, None).finding(), None);
     }
 
     #[test]

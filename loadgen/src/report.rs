@@ -60,7 +60,7 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         generator: Generator {
             engine: result.engine.to_string(),
             pin_cores: plan.pin_cores.clone(),
-            signed_ahead: plan.signed_ahead(),
+            signed_ahead: plan.workload.signed_ahead(),
             workers: result.workers.clone(),
         },
         relay: result.relay.as_ref().zip(spawn).map(|(relay, spawn)| relay_record(result, relay, spawn)),

@@ -26,7 +26,7 @@ use crate::interval_log::Interval;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
 use crate::lobby::Visitors;
 use crate::plan::{RunPlan, Spawn, Target, Workload};
-use crate::preflight;
+use crate::preflight::{self, Check};
 use crate::progress::Progress;
 use crate::recorder::Recorder;
 use crate::relay_process::{RelayError, RelayProcess, Usage};
@@ -148,10 +148,11 @@ pub struct RelayResult {
 ///
 /// # Errors
 /// [`RunError`], when there is no result.
-pub fn run(request: Request, progress: &Progress, interrupted: &AtomicBool) -> Result<RunResult, RunError> {
-    preflight::check_cores(&request.pin_cores)?;
-    preflight::check_ports(&request.workload, request.workers, request.source_ips.len())?;
-    preflight::make_room_for_descriptors(&request.workload, request.workers)?;
+pub fn run(mut request: Request, progress: &Progress, interrupted: &AtomicBool) -> Result<RunResult, RunError> {
+    let doubts: Vec<_> = preflight::prepare(&mut request)?.iter().filter_map(Check::finding).collect();
+    for doubt in &doubts {
+        progress.line(&format!("preflight: {}: {}", doubt.text, doubt.fix));
+    }
     let mut relay = None;
     let target = match (request.target, &request.spawn) {
         (Some(target), None) => target,
@@ -190,6 +191,7 @@ pub fn run(request: Request, progress: &Progress, interrupted: &AtomicBool) -> R
     let result = coordinator.conduct();
     coordinator.end_threads();
     let mut result = result?;
+    result.findings.extend(doubts);
     if let Some(process) = coordinator.relay.take() {
         let end = process.end();
         if let Some(relay) = &mut result.relay {

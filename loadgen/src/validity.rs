@@ -19,6 +19,8 @@ pub enum FindingKind {
     Supply,
     /// Visitors were due while none was free.
     VisitsMissed,
+    /// The machine is not what it should be, as seen before the run.
+    Machine,
 }
 
 /// How much a finding takes away.

@@ -98,6 +98,57 @@ fn a_relay_that_does_not_start_exits_1() {
 }
 
 #[test]
+fn preflight_says_whether_the_machine_can_carry_the_run() {
+    let output = loadgen(&["preflight", "ws://127.0.0.1:1/ws", "--clients", "10"]);
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("open files") && stdout.contains("local ports"), "{stdout}");
+
+    let output = loadgen(&["preflight", "ws://127.0.0.1:1/ws", "--pin-cores", "1000"]);
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    assert!(stdout.contains("UNFIT") && stdout.contains("core 1000 is not available"), "{stdout}");
+}
+
+#[test]
+fn a_machine_that_cannot_exits_1_before_it_connects() {
+    let output = loadgen(&["run", "ws://127.0.0.1:1/ws", "--pin-cores", "1000", "--clients", "16000000"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = text(&output.stderr);
+    for part in ["core 1000 is not available", "open files", "local ports"] {
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
+}
+
+#[test]
+fn the_bare_peer_takes_every_message() {
+    let output = loadgen(&[
+        "run",
+        "--spawn-relay",
+        "--relay-bin",
+        env!("CARGO_BIN_EXE_bare-peer"),
+        "--lobby",
+        "none",
+        "--clients",
+        "20",
+        "--rate",
+        "1000/s",
+        "--ramp",
+        "20ms",
+        "--warmup",
+        "0",
+        "--duration",
+        "500ms",
+        "--slo",
+        "loss=0,errors=0,duplicates=0,message.p99<10s",
+    ]);
+    let stdout = text(&output.stdout);
+    // Whether the generator kept its time depends on the machine; what it received does not.
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{stdout}{}", text(&output.stderr));
+    assert!(stdout.contains("500 sent, 500 acked, 500 delivered, 0 lost"), "{stdout}");
+}
+
+#[test]
 fn the_summary_has_its_form_and_the_log_its_intervals() {
     let relay = FakeRelay::start(Faults::default());
     let directory = tempfile::tempdir().unwrap();

@@ -39,7 +39,6 @@ use protocol::{PublicKey, Timestamp, encode, limits, splice};
 use relay_engine::epoll::Epoll;
 use relay_engine::ring::Ring;
 use relay_engine::{ConnectionId, Engine, EngineConfig, Event, ReadMode, SocketOptions, listen};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -93,12 +92,12 @@ fn serve(options: &Options) -> Result<(), String> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| format!("signals: {error}"))?;
     }
     if let Some(core) = options.pin_core {
-        preflight::check_cores(&[core]).map_err(|error| error.to_string())?;
+        if !preflight::Machine::read().cores.contains(&core) {
+            return Err(format!("core {core} is not available (--pin-core)"));
+        }
         preflight::pin_thread(core);
     }
-    let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
-        .map_err(|error| format!("the limit of open files cannot be raised: {error}"))?;
+    preflight::allow_files().map_err(|error| error.to_string())?;
     let listener = listen(options.listen, false, BACKLOG, &SocketOptions::default())
         .map_err(|error| format!("cannot listen on {} (--listen): {error}", options.listen))?;
     let mut engine = open_engine(options.engine).map_err(|error| format!("engine: {error}"))?;
@@ -409,7 +408,8 @@ impl Peer {
 }
 
 /// Bytes of an ack but for its id.
-const ACK_BYTES: usize = "{\"type\":\"ack\",\"clientMessageId\":\"\",\"recipient\":\"online\",\"duplicate\":false}".len();
+const ACK_BYTES: usize =
+    "{\"type\":\"ack\",\"clientMessageId\":\"\",\"recipient\":\"online\",\"duplicate\":false}".len();
 
 /// Recipient and id of a message as this project's clients encode it; `None` for anything else.
 fn parts(text: &str) -> Option<(&KeyDigits, &str)> {

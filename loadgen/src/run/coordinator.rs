@@ -296,7 +296,7 @@ impl<'a> Coordinator<'a> {
 
     /// Starts the signers and waits until they are ahead.
     fn sign_ahead(&mut self, ready: &[Ready], clock_offset_ms: i64) -> Result<Vec<Option<Receiver<Batch>>>, RunError> {
-        let ahead = self.plan.signed_ahead();
+        let ahead = self.plan.workload.signed_ahead();
         if ahead == 0 {
             return Ok(ready.iter().map(|_| None).collect());
         }
