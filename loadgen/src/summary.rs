@@ -31,7 +31,8 @@ pub struct Summary {
     pub argv: Vec<String>,
     /// Whether targets were met.
     pub verdict: Verdict,
-    /// What speaks against the run, or against a figure of it.
+    /// What speaks against the run, or against a figure of it. Runs of the first build have none.
+    #[serde(default)]
     pub findings: Vec<Finding>,
     /// What was asked for.
     pub workload: WorkloadRecord,
