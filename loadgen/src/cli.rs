@@ -49,6 +49,14 @@ pub struct RunArgs {
     /// The relay, as ws://HOST:PORT/ws.
     #[arg(required_unless_present = "spawn_relay", conflicts_with = "spawn_relay")]
     url: Option<String>,
+    /// Everything else.
+    #[command(flatten)]
+    pub options: RunOptions,
+}
+
+/// Options of a run besides where the relay is.
+#[derive(Debug, Args)]
+pub struct RunOptions {
     /// The name that the relay has to have [default: the URL's host; localhost for a loopback address].
     #[arg(long)]
     relay_name: Option<String>,
@@ -171,13 +179,23 @@ impl RunArgs {
     /// # Errors
     /// What cannot be, for [`clap::Error::exit`].
     pub fn into_request(self) -> Result<Request, clap::Error> {
+        self.options.into_request(self.url.as_deref())
+    }
+}
+
+impl RunOptions {
+    /// Settles what is to be run against the relay at `url`, or one that is spawned.
+    ///
+    /// # Errors
+    /// What cannot be, for [`clap::Error::exit`].
+    pub fn into_request(self, url: Option<&str>) -> Result<Request, clap::Error> {
         let workers = self.workers.unwrap_or_else(|| self.pin_cores.as_ref().map_or(1, |cores| cores.0.len()));
         let workload = self.workload(workers)?;
         // Clap's own `requires` says nothing where the URL conflicts with what is required.
         if !self.spawn_relay && (self.relay_bin.is_some() || self.relay_args.is_some()) {
             return Err(wrong("--relay-bin and --relay-args are for --spawn-relay"));
         }
-        let target = self.url.as_deref().map(|url| parse_url(url, self.relay_name.as_deref())).transpose()?;
+        let target = url.map(|url| parse_url(url, self.relay_name.as_deref())).transpose()?;
         let spawn = self.spawn_relay.then(|| {
             let program = self.relay_bin.clone().unwrap_or_else(|| {
                 let own = std::env::current_exe().unwrap_or_default();

@@ -21,7 +21,7 @@
 //! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
 //! | [`validity`] | whether a run may be believed |
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
-//! | [`archive`] | a finished run's folder, written and read |
+//! | [`measure`], [`archive`] | a run as commands use it; a finished run's folder, written and read |
 //! | [`preflight`], [`relay_process`], [`environment`], [`exit`] | around the run |
 //!
 //! # Invariants
@@ -47,6 +47,7 @@ pub mod identity;
 pub mod interval_log;
 pub mod ledger;
 pub mod lobby;
+pub mod measure;
 pub mod plan;
 pub mod preflight;
 pub mod progress;

@@ -1,20 +1,18 @@
 //! The `loadgen` command.
 
-use std::fs;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use loadgen::cli::{Cli, Command, RunArgs};
 use loadgen::exit::Exit;
+use loadgen::measure::{make_folder, measure};
 use loadgen::preflight::{self, Grade};
 use loadgen::progress::Progress;
-use loadgen::run;
-use loadgen::{archive, relay_process, report, table};
+use loadgen::{relay_process, table};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -39,28 +37,28 @@ fn main() -> ExitCode {
 }
 
 fn run_once(args: RunArgs) -> Result<Exit> {
-    let started = SystemTime::now();
-    let out = args.out.clone();
+    let out = args.options.out.clone();
     let request = args.into_request().unwrap_or_else(|error| error.exit());
-    let spawn = request.spawn.as_ref().map(|(spawn, _)| spawn.clone());
+    let interrupted = interrupted_by_signals()?;
+    if let Some(out) = &out {
+        make_folder(out)?;
+    }
+    let run = measure(request, &Progress::to_stderr(), &interrupted)?;
+    // The verdict is the exit code even where nobody reads the table.
+    let _ = io::stdout().write_all(table::render(&run.summary).as_bytes());
+    if let Some(out) = &out {
+        run.file(out)?;
+    }
+    Ok(run.exit)
+}
+
+/// A flag that SIGINT and SIGTERM set.
+fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("signals")?;
     }
-    if let Some(out) = &out {
-        fs::create_dir_all(out).with_context(|| format!("--out {}", out.display()))?;
-    }
-    let progress = Progress::to_stderr();
-    let result = run::run(request, &progress, &interrupted)?;
-    let argv = std::env::args().collect();
-    let (summary, exit) = report::summarize(&result, spawn.as_ref(), started, argv);
-    // The verdict is the exit code even where nobody reads the table.
-    let _ = io::stdout().write_all(table::render(&summary).as_bytes());
-    if let Some(out) = &out {
-        archive::write(out, &summary, result.steady_began, &result.intervals)
-            .with_context(|| format!("--out {}", out.display()))?;
-    }
-    Ok(exit)
+    Ok(interrupted)
 }
 
 /// Says whether this machine can carry a run.
