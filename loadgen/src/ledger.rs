@@ -12,10 +12,17 @@ use serde::{Deserialize, Serialize};
 /// Counts over a whole run, warm-up and drain included, of one worker or of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// Messages handed to a connection.
+    /// Messages written to a connection.
     pub sent: u64,
     /// Messages that were due while their sender had no connection.
     pub not_sent: u64,
+    /// Messages that waited behind an unfinished write until their connection broke or the run
+    /// ended: the relay did not take them.
+    #[serde(default)]
+    pub blocked: u64,
+    /// Messages that were due and that the generator never came to.
+    #[serde(default)]
+    pub overdue: u64,
     /// Messages the relay acknowledged.
     pub acked: u64,
     /// Acks that came with `duplicate: true`, or a second time.
@@ -59,6 +66,8 @@ impl Ledger {
     pub fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.not_sent += other.not_sent;
+        self.blocked += other.blocked;
+        self.overdue += other.overdue;
         self.acked += other.acked;
         self.ack_duplicates += other.ack_duplicates;
         self.delivered += other.delivered;
@@ -85,7 +94,13 @@ impl Ledger {
     /// Messages that were due and did not arrive as sent, for whatever cause.
     #[must_use]
     pub fn undelivered(&self) -> u64 {
-        self.lost + self.refused + self.altered_unrepaired + self.not_sent
+        self.lost + self.refused + self.altered_unrepaired + self.unsent()
+    }
+
+    /// Messages that were due and never written, for whatever cause.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        self.not_sent + self.blocked + self.overdue
     }
 
     /// Everything that is wrong beside loss and duplicates.
@@ -120,7 +135,10 @@ pub fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
 pub struct SteadyCounts {
     /// Due in the steady phase.
     pub due: u64,
-    /// Handed to a connection.
+    /// Of those, the ones whose turn came before the phase was over: the generator kept up.
+    #[serde(default)]
+    pub in_time: u64,
+    /// Of those due, written to a connection.
     pub sent: u64,
     /// Of those, delivered as sent, whenever that was.
     pub delivered: u64,
@@ -138,6 +156,7 @@ impl SteadyCounts {
     /// Adds the counts of another worker.
     pub fn add(&mut self, other: &Self) {
         self.due += other.due;
+        self.in_time += other.in_time;
         self.sent += other.sent;
         self.delivered += other.delivered;
         self.delivered_within += other.delivered_within;

@@ -14,11 +14,15 @@ use crate::clock::SECOND_NS;
 pub enum Metric {
     /// Response time of a message: from its intended send to received and checked.
     Message,
-    /// Service time of a message: from handing it to the connection to received and checked.
+    /// Service time of a message: from its write to received and checked.
     Service,
-    /// Send lag: from the intended send to handing it to the connection. The generator's own delay.
+    /// Send lag: from the intended send to the write, or to finding the connection's last write
+    /// unfinished. The generator's own delay.
     SendLag,
-    /// From handing a message to the connection to its ack.
+    /// What a message waited behind an unfinished write of its connection, if it had to: the relay
+    /// or the network took no more. It is in the response time and in none of the others.
+    Blocked,
+    /// From the write of a message to its ack.
     Ack,
     /// From a visitor's `auth` to a watcher's lobby showing them.
     LobbyJoin,
@@ -32,10 +36,11 @@ pub enum Metric {
 
 impl Metric {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Message,
         Self::Service,
         Self::SendLag,
+        Self::Blocked,
         Self::Ack,
         Self::LobbyJoin,
         Self::LobbyLeave,
@@ -50,6 +55,7 @@ impl Metric {
             Self::Message => "message",
             Self::Service => "service",
             Self::SendLag => "send_lag",
+            Self::Blocked => "blocked",
             Self::Ack => "ack",
             Self::LobbyJoin => "lobby.join",
             Self::LobbyLeave => "lobby.leave",

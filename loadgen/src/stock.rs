@@ -151,7 +151,7 @@ pub fn id_text(id: &[u8; ID_BYTES]) -> &str {
 pub struct Record {
     /// When it was due.
     pub intended_ns: u64,
-    /// When it was handed to its connection.
+    /// When it was written to its connection; before that, since when it can be.
     pub written_ns: u64,
     /// Which of its sender's peers it is for.
     pub peer: u8,
@@ -164,7 +164,7 @@ pub struct Record {
 pub struct State(u8);
 
 impl State {
-    /// Handed to its connection.
+    /// Written to its connection.
     pub const SENT: Self = Self(1);
     /// Acknowledged by the relay.
     pub const ACKED: Self = Self(2);
@@ -176,6 +176,8 @@ impl State {
     pub const ALTERED: Self = Self(16);
     /// Never to be sent: too old, or its sender has gone.
     pub const SKIPPED: Self = Self(32);
+    /// Its turn came while a write of its connection was under way.
+    pub const BLOCKED: Self = Self(64);
 
     /// Whether all flags of `other` are set.
     #[must_use]

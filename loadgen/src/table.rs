@@ -15,6 +15,7 @@ fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
         Metric::Message if closed => "message (closed loop: service time)",
         Metric::Message => "message (intended send → received)",
         Metric::Service => "  service (written → received)",
+        Metric::Blocked => "  blocked (the relay took no more)",
         Metric::SendLag => "  send lag (intended → written)",
         Metric::Ack => "  ack (written → acked)",
         Metric::LobbyJoin => "lobby join, as watchers saw it",
@@ -81,16 +82,16 @@ fn percentiles(metric: &MetricSummary) -> [Option<u64>; 5] {
 fn ledger(out: &mut String, summary: &Summary) -> std::fmt::Result {
     let ledger = &summary.ledger;
     let throughput = &summary.throughput;
-    if ledger.sent + ledger.not_sent > 0 {
+    if ledger.sent + ledger.unsent() > 0 {
         writeln!(
             out,
-            "\nmessages   {} sent, {} acked, {} delivered, {} lost, {} refused, {} not sent",
+            "\nmessages   {} sent, {} acked, {} delivered, {} lost, {} refused, {} due and never sent",
             show_count(ledger.sent),
             show_count(ledger.acked),
             show_count(ledger.delivered),
             show_count(ledger.lost),
             show_count(ledger.refused),
-            show_count(ledger.not_sent),
+            show_count(ledger.unsent()),
         )?;
         writeln!(
             out,
@@ -109,6 +110,9 @@ fn ledger(out: &mut String, summary: &Summary) -> std::fmt::Result {
         )?;
     }
     let rare = [
+        ("never sent: the sender had no connection", ledger.not_sent),
+        ("never sent: the relay took no more of its connection", ledger.blocked),
+        ("never sent: the generator did not come to them", ledger.overdue),
         ("acked twice", ledger.ack_duplicates),
         ("delivered to another", ledger.misdelivered),
         ("delivered though refused", ledger.delivered_though_refused),

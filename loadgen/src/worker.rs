@@ -9,7 +9,8 @@
 //! |---|---|
 //! | `session` | all clients of the worker: opening, lobby, leaving |
 //! | `client` | one of them |
-//! | `traffic` | messages: when they are sent, what comes of them |
+//! | `traffic` | messages: when they are due, what comes of them |
+//! | `writing` | from a message's turn to its write; what the times mean |
 //! | `churn` | visitors: when they come and go |
 //! | `opening` | from dialling to welcome, and the other way |
 //! | `inbox` | inbox numbers and acks |
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use relay_engine::{ConnectionId, Engine, EngineConfig, Event, ReadMode, connect_start};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use crate::clock::{SECOND_NS, to_ns};
 use crate::plan::{EngineChoice, Moments, RunPlan};
@@ -47,6 +49,7 @@ mod outbox;
 mod report;
 mod session;
 mod traffic;
+mod writing;
 
 /// So long before a message is due the worker stops sleeping: a timer of the kernel is late by up
 /// to some 60 µs.
@@ -267,11 +270,12 @@ impl<'r> Worker<'r> {
             if now_ns >= self.rotate_ns {
                 self.rotate(&moments);
             }
-            if self.progress == Progress::Running && self.session.traffic.is_over(now_ns) {
+            if self.progress == Progress::Running && now_ns >= moments.end_ns {
+                let traffic = &mut self.session.traffic;
                 let patience_ns = to_ns(self.plan.workload.drain);
-                if self.session.traffic.open() == 0 || now_ns >= moments.end_ns + patience_ns {
+                if (traffic.is_over(now_ns) && traffic.open() == 0) || now_ns >= moments.end_ns + patience_ns {
                     self.progress = Progress::Drained;
-                    self.session.traffic.drop_supply();
+                    traffic.stop();
                     self.report(Report::Drained);
                 }
             }
@@ -310,7 +314,10 @@ impl<'r> Worker<'r> {
         while let Some(place) = self.session.connects.pop_front() {
             let sources = &self.plan.source_ips;
             let source = if sources.is_empty() { None } else { Some(sources[place as usize % sources.len()]) };
-            let adopted = connect_start(self.plan.target.address, source).and_then(|socket| self.engine.adopt(socket));
+            let adopted = connect_start(self.plan.target.address, source).and_then(|socket| {
+                set_socket_send_buffer_size(&socket, writing::SEND_BUFFER_BYTES)?;
+                self.engine.adopt(socket)
+            });
             match adopted {
                 Ok(connection) => {
                     let index = connection.index as usize;

@@ -96,6 +96,7 @@ impl Session {
         self.closes.extend(client.connection.take());
         client.response = Vec::new();
         self.outbox.forget(place);
+        self.traffic.abandon(place);
         if stage.is_handshake() {
             self.handshakes -= 1;
         }

@@ -1,20 +1,25 @@
 //! Bytes that wait to be written, by client.
 //!
 //! An engine writes one buffer at a time on a connection. What is queued meanwhile is gathered and
-//! goes with the next write. Buffers go round: no allocation once enough of them exist.
+//! goes with the next write; messages are put into it only then, by `writing`. Buffers go round: no allocation once enough of them exist.
 
 use relay_engine::{ConnectionId, Engine};
 
 /// Spare buffers that are kept: 4,096 × 512 bytes = 2 MB.
 const SPARE_MAX: usize = 4096;
 
+/// What a new buffer has room for.
+const BUFFER_BYTES: usize = 512;
+
 /// A buffer that grew beyond this is freed instead of kept.
-const SPARE_BYTES_MAX: usize = 16 * 1024;
+const SPARE_BYTES_MAX: usize = 20 * 1024;
 
 #[derive(Debug, Default)]
 struct Lane {
     waiting: Vec<u8>,
     in_flight: bool,
+    /// Messages wait as well.
+    wanted: bool,
 }
 
 /// The lanes of all clients of a worker.
@@ -36,7 +41,7 @@ impl Outbox {
         let lane = &mut self.lanes[place as usize];
         if lane.waiting.is_empty() {
             if lane.waiting.capacity() == 0 {
-                lane.waiting = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(512));
+                lane.waiting = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
             }
             if !lane.in_flight {
                 self.ready.push(place);
@@ -45,15 +50,28 @@ impl Outbox {
         &mut lane.waiting
     }
 
-    /// A write of this client has ended; its buffer comes back.
-    pub(crate) fn written(&mut self, place: u32, mut buffer: Vec<u8>) {
-        if self.spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
-            buffer.clear();
-            self.spare.push(buffer);
+    /// Whether a write of this client is under way.
+    pub(crate) fn is_writing(&self, place: u32) -> bool {
+        self.lanes[place as usize].in_flight
+    }
+
+    /// Messages of this client wait to be written.
+    pub(crate) fn want(&mut self, place: u32) {
+        let lane = &mut self.lanes[place as usize];
+        if !lane.wanted {
+            lane.wanted = true;
+            if !lane.in_flight {
+                self.ready.push(place);
+            }
         }
+    }
+
+    /// A write of this client has ended; its buffer comes back.
+    pub(crate) fn written(&mut self, place: u32, buffer: Vec<u8>) {
+        keep(&mut self.spare, buffer);
         let lane = &mut self.lanes[place as usize];
         lane.in_flight = false;
-        if !lane.waiting.is_empty() {
+        if lane.wanted || !lane.waiting.is_empty() {
             self.ready.push(place);
         }
     }
@@ -63,20 +81,44 @@ impl Outbox {
         self.lanes[place as usize] = Lane::default();
     }
 
-    /// Hands everything that can be written to the engine. Returns how many writes that are.
-    pub(crate) fn flush(&mut self, engine: &mut dyn Engine, connection: impl Fn(u32) -> Option<ConnectionId>) -> usize {
+    /// Hands everything that can be written to the engine. `fill` appends a client's messages and
+    /// says whether more of them wait. Returns how many writes that are.
+    pub(crate) fn flush(
+        &mut self,
+        engine: &mut dyn Engine,
+        connection: impl Fn(u32) -> Option<ConnectionId>,
+        mut fill: impl FnMut(u32, &mut Vec<u8>) -> bool,
+    ) -> usize {
         let mut writes = 0;
         for place in self.ready.drain(..) {
             let lane = &mut self.lanes[place as usize];
-            if lane.in_flight || lane.waiting.is_empty() {
+            if lane.in_flight || !(lane.wanted || !lane.waiting.is_empty()) {
                 continue;
             }
-            if let Some(connection) = connection(place) {
-                engine.write(connection, std::mem::take(&mut lane.waiting));
+            let Some(connection) = connection(place) else { continue };
+            let mut buffer = std::mem::take(&mut lane.waiting);
+            if lane.wanted {
+                if buffer.capacity() == 0 {
+                    buffer = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES));
+                }
+                lane.wanted = fill(place, &mut buffer);
+            }
+            // What waited may have been given up.
+            if buffer.is_empty() {
+                keep(&mut self.spare, buffer);
+            } else {
+                engine.write(connection, buffer);
                 lane.in_flight = true;
                 writes += 1;
             }
         }
         writes
+    }
+}
+
+fn keep(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    if spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
+        buffer.clear();
+        spare.push(buffer);
     }
 }

@@ -133,8 +133,12 @@ impl Session {
 
     /// Hands what waits to be written to the engine. Returns how many writes that are.
     pub(crate) fn flush(&mut self, engine: &mut dyn Engine) -> usize {
-        let Self { outbox, clients, .. } = self;
-        outbox.flush(engine, |place| clients[place as usize].connection)
+        let Self { outbox, clients, traffic, recorder, .. } = self;
+        outbox.flush(
+            engine,
+            |place| clients[place as usize].connection,
+            |place, buffer| traffic.fill(place, buffer, recorder),
+        )
     }
 
     /// Does what is due now. Returns how much that was.
@@ -147,8 +151,8 @@ impl Session {
                 Call::Leave(place) => self.leave(place),
             }
         }
-        let Self { traffic, outbox, recorder, clients, .. } = self;
-        done + traffic.send_due(now_ns, outbox, recorder, |place| clients[place as usize].stage == Stage::Active)
+        let Self { traffic, outbox, clients, .. } = self;
+        done + traffic.send_due(now_ns, outbox, |place| clients[place as usize].stage == Stage::Active)
     }
 
     /// When the next thing is due, and whether it needs to be exact.
@@ -310,8 +314,8 @@ impl Session {
                 if stage.is_handshake() {
                     self.gone(place, &format!("error {}: {}", error.reason, error.details));
                 } else {
-                    let Self { traffic, outbox, recorder, .. } = self;
-                    traffic.on_refusal(place, error.reason, error.id, outbox, recorder);
+                    let Self { traffic, outbox, .. } = self;
+                    traffic.on_refusal(place, error.reason, error.id, outbox);
                 }
             }
             Ok(

@@ -2,7 +2,7 @@
 //!
 //! # Flow
 //! ```text
-//! signer ── Batch ──> stock ── send_due (open loop) | send_next (closed loop) ──> outbox
+//! signer ── Batch ──> stock ── send_due (open loop) | send_next (closed loop) ──> queue (writing)
 //! pushed frame ── on_push ──> delivered, or one of the ledger's faults
 //! ack, error ── on_ack, on_refusal ──> finished; a closed loop sends the next
 //! ```
@@ -20,6 +20,7 @@ use protocol::{PublicKey, signature, signed_bytes, splice};
 
 use super::inbox::{AckView, Inbox};
 use super::outbox::Outbox;
+use super::writing::Queue;
 use crate::clock::Clock;
 use crate::ledger::{self, Ledger, SteadyCounts};
 use crate::plan::{Moments, Rate, RunPlan};
@@ -42,7 +43,7 @@ pub const MESSAGE_STREAM: u64 = 0x7365_6e64_0000_0000;
 
 /// Where the next message comes from.
 #[derive(Debug)]
-enum Pacing {
+pub(super) enum Pacing {
     Silent,
     Open { schedule: Schedule, next: u64 },
     Closed { next_n: Vec<u32>, waiting: Vec<u32> },
@@ -60,22 +61,24 @@ pub(crate) struct Supply {
 /// The messages of one worker.
 #[derive(Debug)]
 pub(crate) struct Traffic {
-    clock: Clock,
+    pub(super) clock: Clock,
     nonce: u32,
     worker: u32,
     workers: u32,
-    senders: u32,
+    pub(super) senders: u32,
     rate: Rate,
     peers: Arc<Peers>,
     keys: Arc<[PublicKey]>,
-    stock: Stock,
-    signed: Option<Receiver<Batch>>,
-    pacing: Pacing,
-    moments: Option<Moments>,
+    pub(super) stock: Stock,
+    pub(super) signed: Option<Receiver<Batch>>,
+    pub(super) pacing: Pacing,
+    /// By sender.
+    pub(super) queues: Vec<Queue>,
+    pub(super) moments: Option<Moments>,
     /// By pair of sender and peer: one more than the highest `n` that was delivered.
     delivered_to: Vec<u32>,
-    /// Sent and not finished.
-    open: u64,
+    /// Whose turn has come, and that are not finished.
+    pub(super) open: u64,
     /// When to look again for a message that was due and not yet signed. Looking without a pause
     /// would keep the signer from the core that both share.
     retry_ns: u64,
@@ -101,6 +104,7 @@ impl Traffic {
             stock: Stock::new(Layout::new(workload.message_bytes), BATCH_MESSAGES),
             signed: None,
             pacing: Pacing::Silent,
+            queues: vec![Queue::default(); senders as usize],
             moments: None,
             open: 0,
             retry_ns: 0,
@@ -139,7 +143,7 @@ impl Traffic {
         self.moments.as_ref()
     }
 
-    fn is_steady(&self, ns: u64) -> bool {
+    pub(super) fn is_steady(&self, ns: u64) -> bool {
         self.moments.is_some_and(|moments| moments.is_steady(ns))
     }
 
@@ -174,13 +178,7 @@ impl Traffic {
 
     /// Sends what is due. `can_send` says whether a sender has a connection. Returns how many
     /// messages were handled.
-    pub(crate) fn send_due(
-        &mut self,
-        now_ns: u64,
-        outbox: &mut Outbox,
-        recorder: &mut Recorder,
-        can_send: impl Fn(u32) -> bool,
-    ) -> usize {
+    pub(crate) fn send_due(&mut self, now_ns: u64, outbox: &mut Outbox, can_send: impl Fn(u32) -> bool) -> usize {
         let Some(moments) = self.moments else { return 0 };
         if now_ns < moments.begin_ns.max(self.retry_ns) {
             return 0;
@@ -189,7 +187,7 @@ impl Traffic {
         match &self.pacing {
             Pacing::Silent => {}
             Pacing::Open { .. } => {
-                while handled < PASS_MESSAGES && self.send_scheduled(&moments, outbox, recorder, &can_send) {
+                while handled < PASS_MESSAGES && self.send_scheduled(&moments, outbox, &can_send) {
                     handled += 1;
                 }
             }
@@ -200,7 +198,7 @@ impl Traffic {
                 };
                 for sender in waiting {
                     if can_send(sender) {
-                        self.send_next(sender, outbox, recorder);
+                        self.send_next(sender, outbox);
                         handled += 1;
                     }
                 }
@@ -210,13 +208,7 @@ impl Traffic {
     }
 
     /// Open loop: sends the next message if it is due.
-    fn send_scheduled(
-        &mut self,
-        moments: &Moments,
-        outbox: &mut Outbox,
-        recorder: &mut Recorder,
-        can_send: &impl Fn(u32) -> bool,
-    ) -> bool {
+    fn send_scheduled(&mut self, moments: &Moments, outbox: &mut Outbox, can_send: &impl Fn(u32) -> bool) -> bool {
         let Pacing::Open { schedule, next } = &self.pacing else { return false };
         let (number, intended_ns) = (*next, moments.begin_ns.saturating_add(schedule.due_ns()));
         if intended_ns >= moments.end_ns || intended_ns > self.clock.now_ns() {
@@ -232,20 +224,16 @@ impl Traffic {
             schedule.advance();
         }
         let sender = (number % u64::from(self.senders)) as u32;
-        if self.is_steady(intended_ns) {
-            self.steady.due += 1;
-        }
         if can_send(sender) {
-            self.send(sender, number, intended_ns, outbox, recorder);
+            self.offer(sender, number, intended_ns, outbox);
         } else {
-            self.ledger.not_sent += 1;
-            self.stock.mark(number, State::SKIPPED);
+            self.pass_over(number, intended_ns);
         }
         true
     }
 
     /// Closed loop: sends the sender's next message now, or notes that it waits for the signer.
-    fn send_next(&mut self, sender: u32, outbox: &mut Outbox, recorder: &mut Recorder) {
+    fn send_next(&mut self, sender: u32, outbox: &mut Outbox) {
         let now_ns = self.clock.now_ns();
         if self.moments.is_none_or(|moments| now_ns >= moments.end_ns) {
             return;
@@ -267,13 +255,10 @@ impl Traffic {
             next_n[sender as usize] = n + 1;
             if expired {
                 self.supply.expired += 1;
-                self.stock.mark(number, State::SKIPPED);
+                self.skip(number);
                 continue;
             }
-            if self.is_steady(now_ns) {
-                self.steady.due += 1;
-            }
-            self.send(sender, number, now_ns, outbox, recorder);
+            self.offer(sender, number, now_ns, outbox);
             return;
         }
     }
@@ -300,23 +285,6 @@ impl Traffic {
         true
     }
 
-    fn send(&mut self, sender: u32, number: u64, intended_ns: u64, outbox: &mut Outbox, recorder: &mut Recorder) {
-        let Some(frame) = self.stock.frame(number) else { return };
-        outbox.append_to(sender).extend_from_slice(frame);
-        let written_ns = self.clock.now_ns();
-        if let Some(record) = self.stock.record_mut(number) {
-            record.intended_ns = intended_ns;
-            record.written_ns = written_ns;
-        }
-        self.stock.mark(number, State::SENT);
-        self.open += 1;
-        self.ledger.sent += 1;
-        if self.is_steady(intended_ns) {
-            self.steady.sent += 1;
-            recorder.record(Metric::SendLag, written_ns - intended_ns);
-        }
-    }
-
     /// The number of a message, by what its id says: the sender's place and `n`.
     fn number_of(&self, id: &[u8]) -> Option<(u32, u32, u64)> {
         let (client, n) = read_id(self.nonce, id)?;
@@ -327,7 +295,7 @@ impl Traffic {
         Some((sender, n, u64::from(n) * u64::from(self.senders) + u64::from(sender)))
     }
 
-    fn mark(&mut self, number: u64, news: State) {
+    pub(super) fn mark(&mut self, number: u64, news: State) {
         if self.stock.mark(number, news) {
             self.open -= 1;
         }
@@ -465,18 +433,11 @@ impl Traffic {
             recorder.record(Metric::Ack, self.clock.now_ns() - record.written_ns);
         }
         self.mark(number, State::ACKED);
-        self.send_next(sender, outbox, recorder);
+        self.send_next(sender, outbox);
     }
 
     /// The relay has refused something; `id` says which message, if it was one.
-    pub(crate) fn on_refusal(
-        &mut self,
-        place: u32,
-        reason: &str,
-        id: Option<&str>,
-        outbox: &mut Outbox,
-        recorder: &mut Recorder,
-    ) {
+    pub(crate) fn on_refusal(&mut self, place: u32, reason: &str, id: Option<&str>, outbox: &mut Outbox) {
         ledger::count(&mut self.ledger.errors, reason);
         let number = id.and_then(|id| self.number_of(id.as_bytes())).filter(|&(sender, ..)| sender == place);
         let Some((sender, _, number)) = number else { return };
@@ -492,7 +453,7 @@ impl Traffic {
         }
         self.mark(number, State::REFUSED);
         if !was_acked {
-            self.send_next(sender, outbox, recorder);
+            self.send_next(sender, outbox);
         }
     }
 
@@ -509,10 +470,5 @@ impl Traffic {
                 self.ledger.lost += 1;
             }
         }
-    }
-
-    /// Stops taking signed messages, which ends the signer.
-    pub(crate) fn drop_supply(&mut self) {
-        self.signed = None;
     }
 }

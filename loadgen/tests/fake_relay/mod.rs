@@ -18,6 +18,12 @@ use protocol::websocket::{Decoder, Incoming, Role, push_close, push_text};
 use protocol::{PublicKey, Timestamp, encode, splice};
 use relay_engine::epoll::Epoll;
 use relay_engine::{ConnectionId, Engine, EngineConfig, Event, ReadMode, SocketOptions, listen};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+
+/// How long a stall takes.
+pub(crate) const STALL: Duration = Duration::from_millis(200);
+
+const RECEIVE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// What the relay does wrong. `every: 0` is never; else each so many-th message.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,6 +58,8 @@ pub(crate) struct Faults {
     pub(crate) rate_limit: u64,
     /// Closes the connection of the first sender of this many messages.
     pub(crate) close_after: u64,
+    /// Sleeps at the message of this number, for 200 ms, and neither reads nor writes meanwhile.
+    pub(crate) stall_at: u64,
     /// Calls itself so.
     pub(crate) name: Option<&'static str>,
 }
@@ -91,6 +99,8 @@ impl FakeRelay {
     pub(crate) fn start(faults: Faults) -> Self {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 1024, &SocketOptions::default()).unwrap();
         let address = listener.local_addr().unwrap();
+        // Connections inherit it, and the kernel does not read ahead of a relay that stalls.
+        set_socket_recv_buffer_size(&listener, RECEIVE_BUFFER_BYTES).unwrap();
         let counts = Arc::new(Mutex::new(Counts::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped) = (Arc::clone(&counts), Arc::clone(&stop));
@@ -298,7 +308,7 @@ impl Server {
             heartbeat_ms: 20_000,
             limits: WelcomeLimits {
                 frame_bytes: 16_384,
-                message_chars: 1000,
+                message_chars: 16_000,
                 messages_per_second: self.faults.rate_limit,
             },
         };
@@ -372,6 +382,9 @@ impl Server {
     fn on_message(&mut self, connection: ConnectionId, text: &str, message: &Message<'_>) {
         self.counts.messages += 1;
         let number = self.counts.messages;
+        if number == self.faults.stall_at {
+            thread::sleep(STALL);
+        }
         let due = |every: u64| every > 0 && number.is_multiple_of(every);
         let faults = self.faults;
         let Target::User(recipient) = message.target else { panic!("the generator writes to users") };
