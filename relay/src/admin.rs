@@ -3,7 +3,8 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 `ok`, or 503 `draining` while the relay goes away |
-//! | `/version` | JSON: version, commit (of the build, or null), engine, shards |
+//! | `/version` | JSON: version, commit (of the build, or null), engine, shards, how it was built |
+//! | `/config` | JSON: the configuration in effect, by option |
 //! | `/stats` | JSON: the counts of all shards, in total and each; 503 if a shard does not answer |
 //! | other | 404 |
 //!
@@ -15,6 +16,7 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -23,8 +25,6 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use relay_engine::EngineKind;
-use serde_json::json;
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -32,17 +32,13 @@ use tracing::error;
 
 use crate::control::{Control, Snapshot};
 
+pub(crate) use about::About;
+
+mod about;
 mod counts;
 
 /// How long the shards have to answer. A pass takes milliseconds at the very most.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// What does not change while the relay runs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct About {
-    pub(crate) engine: EngineKind,
-    pub(crate) shards: u16,
-}
 
 /// The endpoint's thread. Dropping it ends it.
 #[derive(Debug)]
@@ -54,7 +50,7 @@ pub(crate) struct AdminThread {
 
 #[derive(Clone)]
 struct Context {
-    about: About,
+    about: Arc<About>,
     control: Control,
 }
 
@@ -69,7 +65,7 @@ pub(crate) fn start(socket: TcpListener, about: About, control: Control) -> io::
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(socket)?
     };
-    let router = router(Context { about, control });
+    let router = router(Context { about: Arc::new(about), control });
     let (stop, stopped) = oneshot::channel();
     let serve = async move {
         tokio::select! {
@@ -100,6 +96,7 @@ fn router(context: Context) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/version", get(version))
+        .route("/config", get(config))
         .route("/stats", get(stats))
         .with_state(context)
 }
@@ -109,12 +106,11 @@ async fn healthz(State(context): State<Context>) -> (StatusCode, &'static str) {
 }
 
 async fn version(State(context): State<Context>) -> Response {
-    json_response(&json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "commit": option_env!("RELAY_COMMIT"),
-        "engine": context.about.engine.to_string(),
-        "shards": context.about.shards,
-    }))
+    json_response(&context.about.version())
+}
+
+async fn config(State(context): State<Context>) -> Response {
+    json_response(&context.about.config)
 }
 
 async fn stats(State(context): State<Context>) -> Response {

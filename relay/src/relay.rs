@@ -163,7 +163,7 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let mut running =
         Running { address, admin_address, placement, choice, verify, control, notices, threads, admin: None };
     if let Some((socket, _)) = admin_socket {
-        let about = About { engine: running.choice.kind, shards: running.placement.shards };
+        let about = About::new(config, &running.placement, running.choice.kind);
         running.admin = Some(admin::start(socket, about, running.control.clone()).map_err(StartError::Admin)?);
     }
     info!(name = config.name, "{running}");

@@ -26,6 +26,7 @@ use std::time::Duration;
 use crossbeam_channel::Receiver;
 use relay_core::{ConnectionId, Effect, Effects, Event, Gone, Nanos, Now, ReadMode, Shard, ShardId};
 use relay_engine::{Disconnect, Doorbell, Engine};
+use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
 
 use crate::clock::Clock;
@@ -63,6 +64,8 @@ pub struct LoopStats {
     pub accepts_failed: u64,
     /// Connections that came from another shard and could not be taken into the engine.
     pub adopts_failed: u64,
+    /// CPU time that it used, in nanoseconds. With `--busy-poll` looking for work counts too.
+    pub cpu_ns: u64,
 }
 
 /// What a loop is made with, but for its engine.
@@ -203,7 +206,7 @@ impl<E: Engine> ShardLoop<E> {
             lobby: self.core.core.lobby_totals(),
             engine: self.engine.stats(),
             mesh: self.mesh.stats(),
-            thread: self.core.stats,
+            thread: LoopStats { cpu_ns: thread_cpu_ns(), ..self.core.stats },
         }
     }
 
@@ -318,6 +321,12 @@ impl CoreSide {
         self.core.end_of_batch(now, &mut self.effects);
         true
     }
+}
+
+/// CPU time of the calling thread.
+fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
 }
 
 fn core_id(id: relay_engine::ConnectionId) -> ConnectionId {

@@ -223,6 +223,11 @@ fn serves_from_start_to_end(engine: &str) {
     let about: Value = serde_json::from_str(&relay.get("/version").1).unwrap();
     assert_eq!((&about["version"], &about["engine"], &about["shards"]), (&version.into(), &engine.into(), &2.into()));
 
+    let config: Value = serde_json::from_str(&relay.get("/config").1).unwrap();
+    assert_eq!((&config["engine"], &config["shards"], &config["verify"]), (&engine.into(), &2.into(), &"auto".into()));
+    let stats: Value = serde_json::from_str(&relay.get("/stats").1).unwrap();
+    assert!(stats["shards"][1]["counts"]["thread"]["cpu_ns"].as_u64() > Some(0), "{stats}");
+
     let mut sessions = sessions_on_all_shards(&relay);
     let keys: Vec<_> = sessions.iter().map(|session| session.key).collect();
     let users = keys.len();

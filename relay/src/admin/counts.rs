@@ -77,7 +77,7 @@ fn mesh(stats: &MeshStats) -> Value {
 }
 
 fn thread(stats: &LoopStats) -> Value {
-    object!(LoopStats stats: passes sleeps events accepts_failed adopts_failed)
+    object!(LoopStats stats: passes sleeps events accepts_failed adopts_failed cpu_ns)
 }
 
 #[cfg(test)]
