@@ -34,6 +34,17 @@ pub enum Command {
     /// Exit code: 0 if it can (perhaps with doubts), 1 if it cannot, 2 wrong usage.
     #[command(args_override_self = true)]
     Preflight(Box<RunArgs>),
+    /// Prints the table of a finished run again and makes its report.html anew.
+    ///
+    /// Exit code: 0 whatever the run came to, 1 if the folder holds no run, 2 wrong usage.
+    Report(ReportArgs),
+}
+
+/// Options of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// A folder that `loadgen run --out` wrote.
+    pub dir: PathBuf,
 }
 
 const RUN_HELP: &str = "\
@@ -124,7 +135,7 @@ pub struct RunOptions {
     /// Targets [default: message.p99<500ms,lobby.p99<100ms,loss=0, as far as there are messages and visitors].
     #[arg(long)]
     slo: Option<Slo>,
-    /// Directory for summary.json, intervals.hlog and relay.log; is made.
+    /// Directory for report.html, summary.json, intervals.hlog and relay.log; is made.
     #[arg(long)]
     pub out: Option<PathBuf>,
     /// Start a relay for this run, on free ports of the loopback interface, and end it afterwards.

@@ -22,6 +22,7 @@
 //! | [`validity`] | whether a run may be believed |
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
 //! | [`measure`], [`archive`] | a run as commands use it; a finished run's folder, written and read |
+//! | [`report_page`] | the page about a finished run |
 //! | [`preflight`], [`relay_process`], [`environment`], [`exit`] | around the run |
 //!
 //! # Invariants
@@ -54,6 +55,7 @@ pub mod progress;
 pub mod recorder;
 pub mod relay_process;
 pub mod report;
+pub mod report_page;
 pub mod rng;
 pub mod run;
 pub mod schedule;

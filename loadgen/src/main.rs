@@ -1,6 +1,7 @@
 //! The `loadgen` command.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,7 +13,7 @@ use loadgen::exit::Exit;
 use loadgen::measure::{make_folder, measure};
 use loadgen::preflight::{self, Grade};
 use loadgen::progress::Progress;
-use loadgen::{relay_process, table};
+use loadgen::{archive, relay_process, report_page, table};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run_once(*args),
         Command::Preflight(args) => Ok(look(*args)),
+        Command::Report(args) => report_again(&args.dir),
     };
     match done {
         Ok(exit) => exit.into(),
@@ -68,4 +70,14 @@ fn look(args: RunArgs) -> Exit {
     // The verdict is the exit code even where nobody reads the lines.
     let _ = io::stdout().write_all(preflight::render(&checks).as_bytes());
     if checks.iter().any(|check| check.grade == Grade::Unfit) { Exit::CouldNotRun } else { Exit::Pass }
+}
+
+/// Shows a finished run again. The exit code tells of the showing, not of the run.
+fn report_again(dir: &Path) -> Result<Exit> {
+    let archive = archive::read(dir)?;
+    let page = report_page::write(dir, &archive.summary, &archive.intervals)
+        .with_context(|| format!("writing {}", dir.join(report_page::FILE_NAME).display()))?;
+    let _ = io::stdout().write_all(table::render(&archive.summary).as_bytes());
+    let _ = writeln!(io::stderr(), "{} written", page.display());
+    Ok(Exit::Pass)
 }

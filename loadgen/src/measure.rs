@@ -10,6 +10,7 @@ use crate::exit::Exit;
 use crate::interval_log::Interval;
 use crate::progress::Progress;
 use crate::report;
+use crate::report_page;
 use crate::run::{self, Request, RunError};
 use crate::summary::Summary;
 
@@ -45,12 +46,14 @@ pub fn measure(request: Request, progress: &Progress, interrupted: &AtomicBool) 
 }
 
 impl Measurement {
-    /// Writes the run's folder.
+    /// Writes the run's folder, with the page about it.
     ///
     /// # Errors
     /// [`FileError`], which names the folder.
     pub fn file(&self, dir: &Path) -> Result<(), FileError> {
-        archive::write(dir, &self.summary, self.began, &self.intervals).map_err(|error| FileError::new(dir, error))
+        archive::write(dir, &self.summary, self.began, &self.intervals)
+            .and_then(|()| report_page::write(dir, &self.summary, &self.intervals).map(drop))
+            .map_err(|error| FileError::new(dir, error))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::clock::{Clock, to_ns};
 use crate::lobby::Visitors;
 use crate::schedule::{Arrivals, Share};
 use crate::slo::Slo;
+use crate::units::{parse_per_second, show_count, show_ns, show_rate};
 
 /// How many messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -256,6 +257,28 @@ impl WorkloadRecord {
     #[must_use]
     pub fn is_closed_loop(&self) -> bool {
         self.in_flight.is_some()
+    }
+
+    /// What was asked for in one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let mut parts = vec![format!("{} clients", show_count(u64::from(self.clients)))];
+        match self.loop_kind.as_str() {
+            "idle" => parts.push("no messages".to_owned()),
+            "closed" => parts.push(format!(
+                "as many messages as acks allow, {} of a sender in flight",
+                self.in_flight.unwrap_or_default()
+            )),
+            kind => {
+                let rate = parse_per_second(&self.rate).map_or_else(|_| self.rate.clone(), show_rate);
+                parts.push(format!("{rate} messages a second ({kind} loop, {} arrivals)", self.arrivals));
+            }
+        }
+        if self.churn_per_second > 0.0 {
+            parts.push(format!("{} joins and as many leaves a second", show_rate(self.churn_per_second)));
+        }
+        let judged = show_ns(self.duration_ns());
+        format!("{}; {judged} judged after {} of warm-up.", parts.join(", "), show_ns(self.warmup_ms * 1_000_000))
     }
 
     /// The steady phase.

@@ -104,6 +104,34 @@ impl Slo {
     }
 }
 
+/// A target about a time, as charts draw it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TimeBound {
+    /// The target as it was given.
+    pub term: String,
+    /// The metric's name; `lobby` is joins and leaves together.
+    pub metric: &'static str,
+    /// Which share of samples has to be within, 0.99 for p99.
+    pub share: f64,
+    /// How long it may take.
+    pub bound_ns: f64,
+}
+
+impl Slo {
+    /// The targets about times.
+    pub fn time_bounds(&self) -> impl Iterator<Item = TimeBound> + use<> {
+        let bounds = self.terms.iter().filter_map(|term| {
+            let Subject::Quantile { metric, quantile } = term.subject else { return None };
+            let metric = match metric {
+                SloMetric::One(metric) => metric.name(),
+                SloMetric::Lobby => "lobby",
+            };
+            Some(TimeBound { term: term.text.clone(), metric, share: quantile, bound_ns: term.bound })
+        });
+        bounds.collect::<Vec<_>>().into_iter()
+    }
+}
+
 impl FromStr for Slo {
     type Err = SloError;
 

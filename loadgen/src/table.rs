@@ -9,7 +9,7 @@ use crate::units::{show_bytes, show_count, show_ns};
 use crate::validity::{Finding, Severity};
 
 /// Rows of the table: the name, what it is, the key in [`Summary::metrics`].
-fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
+pub(crate) fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
     let closed = summary.workload.is_closed_loop();
     let about = |metric| match metric {
         Metric::Message if closed => "message (closed loop: service time)",

@@ -78,6 +78,22 @@ pub fn show_count(count: u64) -> String {
     shown
 }
 
+/// Shows a rate: whole, or with the decimals of a small one.
+#[must_use]
+pub fn show_rate(per_second: f64) -> String {
+    if per_second < 10.0 && per_second.fract() != 0.0 {
+        trim_zeros(&format!("{per_second:.2}")).to_owned()
+    } else {
+        show_count(per_second.round() as u64)
+    }
+}
+
+/// A number without the zeros, and the point, that end it behind a decimal point.
+#[must_use]
+pub fn trim_zeros(number: &str) -> &str {
+    if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
+}
+
 /// Shows bytes in binary units.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {
@@ -94,7 +110,9 @@ pub fn show_bytes(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_cores, parse_duration, parse_per_second, show_bytes, show_count, show_ns};
+    use super::{
+        parse_cores, parse_duration, parse_per_second, show_bytes, show_count, show_ns, show_rate, trim_zeros,
+    };
     use std::time::Duration;
 
     #[test]
@@ -130,6 +148,11 @@ mod tests {
         assert_eq!(show_ns(61_000_000_000), "61.0 s");
         assert_eq!(show_count(1), "1");
         assert_eq!(show_count(1_234_567), "1,234,567");
+        assert_eq!((trim_zeros("99.90"), trim_zeros("50.0"), trim_zeros("100")), ("99.9", "50", "100"));
+        assert_eq!(
+            (show_rate(0.5).as_str(), show_rate(2000.4).as_str(), show_rate(2.0).as_str()),
+            ("0.5", "2,000", "2")
+        );
         assert_eq!(show_bytes(512), "512 B");
         assert_eq!(show_bytes(20 * 1024), "20.0 KiB");
     }

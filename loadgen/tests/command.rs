@@ -203,3 +203,32 @@ fn describe(out: &mut String, path: &str, value: &Value) {
         _ => {}
     }
 }
+
+#[test]
+fn report_shows_a_finished_run_again() {
+    let relay = FakeRelay::start(Faults { drop_every: 3, ..Faults::default() });
+    let directory = tempfile::tempdir().unwrap();
+    let out = directory.path().to_str().unwrap();
+    let run = short_run(&relay, &["--out", out, "--slo", "loss=0"]);
+    assert_eq!(run.status.code(), Some(99), "{}", text(&run.stderr));
+    let page = directory.path().join("report.html");
+    let first = std::fs::read_to_string(&page).unwrap();
+    assert!(first.contains("loss=0") && first.contains("The target is missed."));
+    std::fs::remove_file(&page).unwrap();
+
+    let report = loadgen(&["report", out]);
+    // The exit code tells of the showing: what the run came to is in the table.
+    assert_eq!(report.status.code(), Some(0), "{}", text(&report.stderr));
+    assert_eq!(text(&report.stdout), text(&run.stdout));
+    assert!(text(&report.stderr).contains("report.html"), "{}", text(&report.stderr));
+    assert_eq!(std::fs::read_to_string(&page).unwrap(), first);
+}
+
+#[test]
+fn report_names_what_is_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let report = loadgen(&["report", directory.path().to_str().unwrap()]);
+    assert_eq!(report.status.code(), Some(1));
+    assert!(text(&report.stderr).contains("no summary.json"), "{}", text(&report.stderr));
+    assert_eq!(loadgen(&["report"]).status.code(), Some(2));
+}

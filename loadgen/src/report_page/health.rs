@@ -1,0 +1,158 @@
+//! Whether the generator was fit to measure, and what a relay of our own took.
+
+use maud::{Markup, html};
+
+use super::Run;
+use super::over_time::latency_chart;
+use super::verdict::warnings;
+use crate::recorder::Metric;
+use crate::relay_process::Usage;
+use crate::summary::RelayRecord;
+use crate::units::{show_bytes, show_count, show_ns};
+use crate::validity::BUSY_MAX;
+
+/// The sections.
+pub(super) fn render(run: &Run<'_>) -> Markup {
+    let lag = latency_chart(run, "send-lag", "Send lag over time", &[], |stretch| {
+        stretch.recorder.of(Metric::SendLag).clone()
+    });
+    html! {
+        section aria-labelledby="generator" {
+            h2 #generator { "Generator" }
+            p {
+                "A generator that is late or out of CPU measures itself. Engine "
+                (run.summary.generator.engine) ", " (show_count(run.summary.generator.signed_ahead))
+                " messages signed ahead."
+            }
+            (warnings(run, "generator"))
+            (workers(run))
+            @if let Some((chart, worst)) = lag {
+                h3 { "Send lag" }
+                (warnings(run, Metric::SendLag.name()))
+                (chart.render(&html! { "How late messages left. " (worst) }))
+            }
+        }
+        @if let Some(relay) = &run.summary.relay { (relay_section(run, relay)) }
+    }
+}
+
+fn workers(run: &Run<'_>) -> Markup {
+    let generator = &run.summary.generator;
+    html! {
+        div.scroll {
+            table {
+                caption { "Workers in the steady phase" }
+                thead {
+                    tr {
+                        th scope="col" { "Worker" }
+                        th scope="col" { "Busy" }
+                        @for heading in [
+                            "CPU", "Waited for signing", "Signed too early", "Visits missed", "System calls",
+                            "Buffer shortages", "Overflows",
+                        ] {
+                            th.number scope="col" { (heading) }
+                        }
+                    }
+                }
+                tbody {
+                    @for (number, worker) in generator.workers.iter().enumerate() {
+                        tr {
+                            th scope="row" {
+                                (number)
+                                @if let Some(core) = core(&generator.pin_cores, number) {
+                                    span.quiet { " on core " (core) }
+                                }
+                            }
+                            td { (busy(worker.health.busy)) }
+                            td.number { (show_ns(worker.health.cpu_ns)) }
+                            @for count in [
+                                worker.health.starved,
+                                worker.health.expired,
+                                worker.health.visits_missed,
+                            ] {
+                                td.number.bad[count > 0] { (show_count(count)) }
+                            }
+                            td.number { (show_count(worker.enters)) }
+                            td.number { (show_count(worker.buffer_shortages)) }
+                            td.number.bad[worker.completion_overflows > 0] { (show_count(worker.completion_overflows)) }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The core of a worker: cores are given out in turns.
+fn core(pin_cores: &[usize], worker: usize) -> Option<usize> {
+    pin_cores.get(worker.checked_rem(pin_cores.len())?).copied()
+}
+
+fn busy(share: Option<f64>) -> Markup {
+    let Some(share) = share else { return html! { span.quiet { "not measured" } } };
+    let width = format!("{:.0}%", share.clamp(0.0, 1.0) * 100.0);
+    html! {
+        svg.meter.bad[share > BUSY_MAX] width="72" height="8" aria-hidden="true" {
+            rect.frame width="100%" height="100%" rx="2" {}
+            rect.filled width=(width) height="100%" rx="2" {}
+        }
+        " " (format!("{:.0} %", share * 100.0))
+    }
+}
+
+fn relay_section(run: &Run<'_>, relay: &RelayRecord) -> Markup {
+    let cpu_ns = relay.steady_end.cpu_ns().saturating_sub(relay.steady_begin.cpu_ns());
+    let cores = cpu_ns as f64 / run.summary.workload.duration_ns().max(1) as f64;
+    let moments: [(&str, &Usage); 4] = [
+        ("before anybody connected", &relay.empty),
+        ("all clients connected", &relay.connected),
+        ("steady phase began", &relay.steady_begin),
+        ("steady phase ended", &relay.steady_end),
+    ];
+    html! {
+        section aria-labelledby="relay" {
+            h2 #relay { "Relay, started for this run" }
+            p { (relay.start_line) }
+            (warnings(run, "relay"))
+            @if let Err(end) = &relay.end { p.bad { strong { (end) } } }
+            dl.counts {
+                div { dt { "cores busy" } dd { (format!("{cores:.2}")) } }
+                @if let Some(ns) = relay.cpu_ns_per_message {
+                    div { dt { "CPU a message" } dd { (show_ns(ns)) } }
+                }
+                @if let Some(bytes) = relay.bytes_per_client {
+                    div { dt { "own memory a client" } dd { (show_bytes(bytes)) } }
+                }
+                div { dt { "own memory" } dd { (show_bytes(relay.steady_end.rss_anon_bytes)) } }
+            }
+            div.scroll {
+                table {
+                    caption { "Memory and CPU time" }
+                    thead {
+                        tr {
+                            th scope="col" { "" }
+                            @for heading in ["resident", "its own", "CPU, user", "CPU, kernel"] {
+                                th.number scope="col" { (heading) }
+                            }
+                        }
+                    }
+                    tbody {
+                        @for (name, usage) in moments {
+                            tr {
+                                th scope="row" { (name) }
+                                td.number { (show_bytes(usage.rss_bytes)) }
+                                td.number { (show_bytes(usage.rss_anon_bytes)) }
+                                td.number { (show_ns(usage.user_ns)) }
+                                td.number { (show_ns(usage.system_ns)) }
+                            }
+                        }
+                    }
+                }
+            }
+            dl.facts {
+                div { dt { "program" } dd { code { (relay.program) " " (super::place::command_line(&relay.arguments)) } } }
+                @if let Some(version) = &relay.version { div { dt { "version" } dd { (version) } } }
+            }
+        }
+    }
+}

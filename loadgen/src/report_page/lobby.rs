@@ -1,0 +1,51 @@
+//! The lobby as watchers saw it.
+
+use maud::{Markup, html};
+
+use super::Run;
+use super::latency::{percentile_chart, times};
+use super::verdict::warnings;
+use crate::recorder::Metric;
+use crate::units::show_count;
+
+/// Whether there is anything to show.
+pub(super) fn is_shown(run: &Run<'_>) -> bool {
+    run.summary.lobby.clients > 0
+}
+
+/// The section; nothing without a lobby.
+pub(super) fn render(run: &Run<'_>) -> Markup {
+    if !is_shown(run) {
+        return html! {};
+    }
+    let lobby = &run.summary.lobby;
+    let steady = &run.summary.steady;
+    let curves = [
+        ("join: visitor’s login → watcher told", run.samples(Metric::LobbyJoin), "one"),
+        ("leave: visitor’s hang-up → watcher told", run.samples(Metric::LobbyLeave), "two"),
+    ];
+    let bounds: Vec<_> = ["lobby", "lobby.join", "lobby.leave"].into_iter().flat_map(|name| run.bounds(name)).collect();
+    let against = if lobby.truth_known { "the truth" } else { "each other" };
+    html! {
+        section aria-labelledby="lobby" {
+            h2 #lobby { "Lobby" }
+            p {
+                "At the end the lobbies of " (show_count(lobby.clients)) " clients were compared with " (against) ": "
+                strong.bad[lobby.diverged_at_end > 0] { (show_count(lobby.diverged_at_end)) " wrong" }
+                ", " (show_count(lobby.diverged)) " diverged at some time. "
+                @if let Some(reach) = run.summary.lobby_reach {
+                    (show_count(steady.joins)) " joins and " (show_count(steady.leaves)) " leaves reached "
+                    strong.bad[reach < 1.0] { (format!("{:.2} %", reach * 100.0)) }
+                    " of the watchers that were there."
+                } @else {
+                    "Nobody joined or left in the steady phase."
+                }
+            }
+            (warnings(run, "lobby"))
+            @if let Some(chart) = percentile_chart("lobby-percentiles", "Lobby latency by percentile", &curves, &bounds) {
+                (chart.render(&html! { "Every watcher of every join and leave is one sample." }))
+            }
+            (times(run, "Sightings of joins and leaves", |name| name.starts_with("lobby")))
+        }
+    }
+}
