@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
 use crate::run::Request;
+use crate::scenario::{self, Burst, Ramp, Scenario, Skew};
 use crate::schedule::Arrivals;
 use crate::slo::Slo;
 use crate::stock::CLIENTS_MAX;
@@ -21,6 +23,17 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl Cli {
+    /// Reads a command line, and the scenario's file that it names.
+    ///
+    /// # Errors
+    /// What cannot be, for [`clap::Error::exit`].
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let arguments = scenario::file::expand(arguments.into_iter().collect(), &Self::command()).map_err(wrong)?;
+        Self::try_parse_from(arguments)
+    }
 }
 
 /// What to do.
@@ -71,16 +84,20 @@ pub struct RunOptions {
     /// The name that the relay has to have [default: the URL's host; localhost for a loopback address].
     #[arg(long)]
     relay_name: Option<String>,
+    /// File of options in TOML, one `name = value` each; those of the command line win.
+    #[arg(long, value_name = "FILE")]
+    scenario: Option<PathBuf>,
     /// Clients that stay connected, each with a key of its own.
     #[arg(long, default_value_t = 1000)]
     clients: u32,
-    /// How many of them send messages, the first so many [default: all].
+    /// How many of them send messages, the first so many [default: all who read].
     #[arg(long)]
     senders: Option<u32>,
     /// To how many others each sender writes.
     #[arg(long, default_value_t = 16)]
     peers: u32,
-    /// Messages a second over all clients, as 2000/s; `max` for as many as acks allow (a closed loop); 0 for none.
+    /// Messages a second over all clients, as 2000/s; 1000..5000/s to rise over the steady phase, 1000..5000/s:5 in 5
+    /// steps; `max` for as many as acks allow (a closed loop); 0 for none.
     #[arg(long, default_value = "2000/s", value_parser = parse_rate)]
     rate: RateArg,
     /// With --rate max: messages of one sender that wait for their ack.
@@ -110,6 +127,12 @@ pub struct RunOptions {
     /// Bytes of a message's text.
     #[arg(long, default_value_t = 100)]
     message_bytes: usize,
+    /// FACTORx/FOR/EVERY: the rate times FACTOR, for a moment, every so often, as 10x/1s/10s.
+    #[arg(long)]
+    burst: Option<Burst>,
+    /// KEYS:SHARE: a few keys get most messages, as 1%:80%.
+    #[arg(long)]
+    skew: Option<Skew>,
     /// Which lobby frames clients ask for.
     #[arg(long, value_enum, default_value_t = LobbyArg::All)]
     lobby: LobbyArg,
@@ -152,6 +175,7 @@ pub struct RunOptions {
 #[derive(Clone, Copy, Debug)]
 enum RateArg {
     PerSecond(f64),
+    Ramp(Ramp),
     Max,
 }
 
@@ -176,7 +200,11 @@ fn parse_core_list(text: &str) -> Result<CoreList, String> {
 }
 
 fn parse_rate(text: &str) -> Result<RateArg, String> {
-    if text == "max" { Ok(RateArg::Max) } else { parse_per_second(text).map(RateArg::PerSecond) }
+    match text {
+        "max" => Ok(RateArg::Max),
+        _ if text.contains("..") => text.parse().map(RateArg::Ramp),
+        _ => parse_per_second(text).map(RateArg::PerSecond),
+    }
 }
 
 /// A usage error, which ends the program with 2.
@@ -238,8 +266,11 @@ impl RunOptions {
             RateArg::Max => Rate::Max { in_flight: self.in_flight },
             RateArg::PerSecond(rate) if rate > 0.0 => Rate::PerSecond(rate),
             RateArg::PerSecond(_) => Rate::Idle,
+            RateArg::Ramp(ramp) => Rate::Ramp(ramp),
         };
-        let senders = if rate == Rate::Idle { 0 } else { self.senders.unwrap_or(clients) };
+        let scenario = Scenario { burst: self.burst, skew: self.skew, ..Scenario::default() };
+        let readers = clients - scenario.slow_readers.map_or(0, |slow| slow.share.of(clients));
+        let senders = if rate == Rate::Idle { 0 } else { self.senders.unwrap_or(readers) };
         let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(wrong(message)) };
         check(workers >= 1, "--workers must be at least 1")?;
         check((1..CLIENTS_MAX).contains(&clients), "--clients must be 1 to 16777215")?;
@@ -253,11 +284,12 @@ impl RunOptions {
                 "a worker's clients write to each other: give it at least two of --clients, or use fewer --workers",
             )?;
             check((1..=clients).contains(&senders), "--senders must be 1 to the number of clients")?;
+            check(senders <= readers, "slow readers do not send: there are more --senders than other clients")?;
             check((1..=16_000).contains(&self.message_bytes), "--message-bytes must be 1 to 16000")?;
             check(self.in_flight >= 1, "--in-flight must be at least 1")?;
             check(self.presign != Some(0), "--presign must be at least 1")?;
         }
-        Ok(Workload {
+        let workload = Workload {
             clients,
             senders,
             peers: self.peers,
@@ -275,8 +307,11 @@ impl RunOptions {
             message_bytes: self.message_bytes,
             presign: self.presign,
             lobby: self.lobby == LobbyArg::All,
+            scenario,
             seed: self.seed,
-        })
+        };
+        workload.check_scenario(workers).map_err(wrong)?;
+        Ok(workload)
     }
 }
 
@@ -313,12 +348,11 @@ mod tests {
     use super::{Cli, Command, parse_url};
     use crate::plan::Rate;
     use crate::run::Request;
-    use clap::Parser;
     use std::time::Duration;
 
     fn request(arguments: &str) -> Result<Request, String> {
         let line = ["loadgen", "run"].into_iter().chain(arguments.split_ascii_whitespace());
-        let cli = Cli::try_parse_from(line).map_err(|error| error.to_string())?;
+        let cli = Cli::read(line.map(Into::into)).map_err(|error| error.to_string())?;
         let Command::Run(args) = cli.command else { panic!("not a run") };
         args.into_request().map_err(|error| error.to_string())
     }
@@ -368,10 +402,28 @@ mod tests {
             ("ws://localhost:1 --clients 10 --senders 11", "--senders"),
             ("ws://localhost:1 --duration 0", "--duration"),
             ("ws://localhost:1 --relay-bin x", "--spawn-relay"),
+            ("ws://localhost:1 --rate 0..5", "0..5"),
+            ("ws://localhost:1 --rate 100..500/s:4", "whole seconds"),
+            ("ws://localhost:1 --rate max --burst 2x/1s/5s", "--burst"),
+            ("ws://localhost:1 --rate 0 --skew 1%:80%", "--skew"),
+            ("ws://localhost:1 --peers 1 --skew 1%:80%", "--peers"),
+            ("ws://localhost:1 --clients 100 --workers 2 --skew 1%:80%", "each worker"),
+            ("ws://localhost:1 --skew 100%:80%", "each worker"),
         ] {
             let error = request(arguments).unwrap_err();
             assert!(error.contains(why), "{arguments}: {error}");
         }
+    }
+
+    #[test]
+    fn scenarios_are_read_from_the_command_line() {
+        let workload = request("ws://localhost:1 --rate 100..500/s:5 --burst 10x/1s/5s --skew 1%:80% --duration 10s")
+            .unwrap()
+            .workload;
+        let Rate::Ramp(ramp) = workload.rate else { panic!("{:?}", workload.rate) };
+        let scenario = workload.scenario;
+        let shown = [ramp.to_string(), scenario.burst.unwrap().to_string(), scenario.skew.unwrap().to_string()];
+        assert_eq!(shown, ["100..500/s:5", "10x/1s/5s", "1%:80%"]);
     }
 
     #[test]

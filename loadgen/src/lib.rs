@@ -13,6 +13,7 @@
 //! | module | subject |
 //! |---|---|
 //! | [`cli`], [`plan`], [`units`] | options, what a run does, how numbers are written |
+//! | [`scenario`] | what is not steady: bursts, favourites, storms, slow readers; files of options |
 //! | [`schedule`], [`rng`], [`clock`] | when messages are due |
 //! | [`identity`], [`stock`], [`signer`] | keys; messages signed ahead; who signs them |
 //! | [`worker`] | the thread that holds clients and measures |
@@ -58,6 +59,7 @@ pub mod report;
 pub mod report_page;
 pub mod rng;
 pub mod run;
+pub mod scenario;
 pub mod schedule;
 pub mod signer;
 pub mod slo;

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use clap::Parser;
 use loadgen::cli::{Cli, Command, RunArgs};
 use loadgen::exit::Exit;
 use loadgen::measure::{make_folder, measure};
@@ -21,7 +20,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     // Ends with 2 on a wrong command line, with 0 for --help and --version.
-    let cli = Cli::parse();
+    let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     relay_process::end_on_panic();
     let done = match cli.command {
         Command::Run(args) => run_once(*args),

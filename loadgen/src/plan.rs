@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, to_ns};
 use crate::lobby::Visitors;
-use crate::schedule::{Arrivals, Share};
+use crate::scenario::{self, Ramp, Scenario};
+use crate::schedule::{Arrivals, Profile, Schedule, Share};
 use crate::slo::Slo;
 use crate::units::{parse_per_second, show_count, show_ns, show_rate};
 
@@ -19,6 +20,8 @@ pub enum Rate {
     Idle,
     /// So many a second over all clients, on a schedule: an open loop.
     PerSecond(f64),
+    /// The same, with a rate that changes over the steady phase.
+    Ramp(Ramp),
     /// As many as acks allow, with so many in flight per sender: a closed loop.
     Max {
         /// Un-acked messages of one sender.
@@ -91,6 +94,8 @@ pub struct Workload {
     pub presign: Option<u64>,
     /// Whether clients ask for the lobby.
     pub lobby: bool,
+    /// What is not steady.
+    pub scenario: Scenario,
     /// Makes keys, recipients and schedules.
     pub seed: u64,
 }
@@ -146,6 +151,9 @@ pub const HANDSHAKES_MAX: usize = 128;
 /// Messages are signed at most so long before they are due: the relay takes 300 s.
 pub const SIGNED_AHEAD_MAX: Duration = Duration::from_secs(120);
 
+/// Keeps message schedules apart from other uses of the seed.
+const MESSAGE_STREAM: u64 = 0x7365_6e64_0000_0000;
+
 /// What the default signs ahead at most: 1,000,000 × 480 bytes = 480 MB, 12 s on one core.
 const SIGNED_AHEAD_DEFAULT: u64 = 1_000_000;
 
@@ -160,14 +168,72 @@ impl Workload {
         self.warmup + self.duration
     }
 
-    /// Messages a second that one sender plans, if there is a plan.
+    /// How messages go over time, from the beginning of the warm-up; `None` for a closed loop, which
+    /// has no plan.
+    #[must_use]
+    pub fn profile(&self) -> Option<Profile> {
+        let ramp = match self.rate {
+            Rate::Idle => return Some(Profile::from(0.0)),
+            Rate::PerSecond(rate) => Ramp { from: rate, to: rate, steps: None },
+            Rate::Ramp(ramp) => ramp,
+            Rate::Max { .. } => return None,
+        };
+        Some(scenario::profile(ramp, self.scenario.burst, self.warmup, self.duration))
+    }
+
+    /// Messages a second that one sender plans at the peak, if there is a plan.
     #[must_use]
     pub fn per_sender(&self) -> Option<f64> {
-        match self.rate {
-            Rate::Idle => Some(0.0),
-            Rate::PerSecond(rate) => Some(rate / f64::from(self.senders)),
-            Rate::Max { .. } => None,
+        self.profile().map(|profile| profile.peak() / f64::from(self.senders.max(1)))
+    }
+
+    /// Checks that the parts of the scenario fit the rest and each other.
+    ///
+    /// # Errors
+    /// A sentence for the command line.
+    pub fn check_scenario(&self, workers: usize) -> Result<(), String> {
+        let Scenario { burst, skew, storm, slow_readers } = self.scenario;
+        let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(message.to_owned()) };
+        let scheduled = matches!(self.rate, Rate::PerSecond(_) | Rate::Ramp(_));
+        if let Rate::Ramp(Ramp { steps: Some(steps), .. }) = self.rate {
+            let whole = (self.duration.as_nanos() / u128::from(steps)).is_multiple_of(1_000_000_000);
+            check(
+                whole && self.duration.as_nanos().is_multiple_of(u128::from(steps)),
+                "each step of a rising --rate takes whole seconds: make --duration a multiple of their number",
+            )?;
         }
+        check(burst.is_none() || scheduled, "--burst multiplies a --rate in messages a second")?;
+        if let Some(skew) = skew {
+            let favourites = skew.keys.of(self.clients) as usize;
+            check(self.rate != Rate::Idle, "--skew is about messages, and there are none")?;
+            check(self.peers >= 2, "--skew needs at least two --peers: a favourite and another")?;
+            check(
+                favourites >= workers && self.clients as usize - favourites >= workers,
+                "--skew needs a favourite and another client on each worker: take more --clients or another share",
+            )?;
+        }
+        if let Some(storm) = storm {
+            check(
+                storm.at + storm.back_over < self.duration,
+                "a --storm has to come back before the end of --duration",
+            )?;
+            check(
+                self.churn_per_second == 0.0,
+                "--storm measures when all lobbies are right again, and with --churn they never stand still",
+            )?;
+            check(
+                slow_readers.is_none(),
+                "--storm and --slow-readers do not go together: whether a slow reader is still there is not known",
+            )?;
+            check(
+                scheduled || self.rate == Rate::Idle,
+                "--storm needs a --rate in messages a second: a closed loop ends with its connection",
+            )?;
+        }
+        if let Some(slow) = slow_readers {
+            check(slow.from < self.duration, "--slow-readers have to begin before the end of --duration")?;
+        }
+        Ok(())
     }
 
     /// Messages that are signed before the clock of the run starts, over all workers: the whole
@@ -177,10 +243,9 @@ impl Workload {
     pub fn signed_ahead(&self) -> u64 {
         let limit = self.presign.unwrap_or(SIGNED_AHEAD_DEFAULT);
         let time = self.sending_time();
-        let wanted = match self.rate {
-            Rate::Idle => 0,
-            Rate::PerSecond(rate) => (rate * time.min(SIGNED_AHEAD_MAX).as_secs_f64()).ceil() as u64,
-            Rate::Max { .. } => self.presign.unwrap_or(CLOSED_LOOP_PER_SECOND * (time.as_secs() + 1)),
+        let wanted = match self.profile() {
+            Some(profile) => profile.count_by(to_ns(time.min(SIGNED_AHEAD_MAX))).ceil() as u64,
+            None => self.presign.unwrap_or(CLOSED_LOOP_PER_SECOND * (time.as_secs() + 1)),
         };
         wanted.min(limit)
     }
@@ -207,6 +272,15 @@ impl Workload {
 }
 
 impl RunPlan {
+    /// When one worker's messages are due, from the beginning of the warm-up; `None` for a closed
+    /// loop.
+    #[must_use]
+    pub fn messages(&self, worker: usize) -> Option<Schedule> {
+        let Workload { arrivals, seed, .. } = self.workload;
+        let profile = self.workload.profile()?;
+        Some(Schedule::new(arrivals, profile, self.share(worker), seed, MESSAGE_STREAM))
+    }
+
     /// One worker's share.
     #[must_use]
     pub fn share(&self, worker: usize) -> Share {
@@ -249,6 +323,10 @@ pub struct WorkloadRecord {
     duration_ms: u64,
     message_bytes: usize,
     lobby: bool,
+    burst: Option<String>,
+    skew: Option<String>,
+    storm: Option<String>,
+    slow_readers: Option<String>,
     seed: u64,
 }
 
@@ -294,6 +372,7 @@ impl From<&Workload> for WorkloadRecord {
         let (rate, in_flight, loop_kind) = match workload.rate {
             Rate::Idle => ("0".to_owned(), None, "idle"),
             Rate::PerSecond(rate) => (format!("{rate}/s"), None, "open"),
+            Rate::Ramp(ramp) => (ramp.to_string(), None, "open"),
             Rate::Max { in_flight } => ("max".to_owned(), Some(in_flight), "closed"),
         };
         Self {
@@ -315,6 +394,10 @@ impl From<&Workload> for WorkloadRecord {
             duration_ms: ms(workload.duration),
             message_bytes: workload.message_bytes,
             lobby: workload.lobby,
+            burst: workload.scenario.burst.as_ref().map(ToString::to_string),
+            skew: workload.scenario.skew.as_ref().map(ToString::to_string),
+            storm: workload.scenario.storm.as_ref().map(ToString::to_string),
+            slow_readers: workload.scenario.slow_readers.as_ref().map(ToString::to_string),
             seed: workload.seed,
         }
     }

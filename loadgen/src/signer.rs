@@ -47,8 +47,30 @@ const MASK_STREAM: u64 = 0x6d61_736b_0000_0000;
 #[derive(Clone, Debug)]
 pub struct Peers {
     places: Vec<u32>,
+    clients: u32,
     per_sender: usize,
+    favourites: Favourites,
     seed: u64,
+}
+
+/// The clients of a worker that get more messages than others.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Favourites {
+    /// The first so many places; zero for none.
+    pub places: u32,
+    /// The part of all messages that goes to them.
+    pub share: f64,
+}
+
+impl Favourites {
+    /// How many of a sender's peers are favourites: half, as far as there are enough others of
+    /// both kinds. They are the first of its peers.
+    fn among_peers(self, sender: u32, clients: u32, per_sender: usize) -> usize {
+        let is_one = sender < self.places;
+        let favourites = (self.places - u32::from(is_one)) as usize;
+        let rest = (clients - self.places - u32::from(!is_one)) as usize;
+        (per_sender / 2).max(per_sender.saturating_sub(rest)).min(favourites)
+    }
 }
 
 impl Peers {
@@ -58,30 +80,43 @@ impl Peers {
     /// # Panics
     /// If there is a sender and nobody to write to, or more than 255 peers are asked for.
     #[must_use]
-    pub fn new(seed: u64, worker: usize, clients: u32, senders: u32, per_sender: u32) -> Self {
+    pub fn new(seed: u64, worker: usize, clients: u32, senders: u32, per_sender: u32, favourites: Favourites) -> Self {
         if senders == 0 {
-            return Self { places: Vec::new(), per_sender: 1, seed };
+            return Self { places: Vec::new(), clients, per_sender: 1, favourites: Favourites::default(), seed };
         }
         assert!(clients >= 2 && (1..=255).contains(&per_sender), "a sender needs somebody to write to");
-        let per_sender = per_sender.min(clients - 1);
+        let per_sender = per_sender.min(clients - 1) as usize;
         let mut rng = Rng::new(seed, PEER_STREAM | worker as u64);
-        let mut places: Vec<u32> = Vec::with_capacity(senders as usize * per_sender as usize);
+        let mut places: Vec<u32> = Vec::with_capacity(senders as usize * per_sender);
         for sender in 0..senders {
             let from = places.len();
-            while places.len() < from + per_sender as usize {
-                let place = rng.below(u64::from(clients)) as u32;
+            let favoured = favourites.among_peers(sender, clients, per_sender);
+            // In turns, so that each favourite is known to equally many.
+            let turns = (0..).map(|turn| (sender as usize * favoured + turn) as u32 % favourites.places.max(1));
+            places.extend(turns.filter(|&place| place != sender).take(favoured));
+            while places.len() < from + per_sender {
+                let place = favourites.places + rng.below(u64::from(clients - favourites.places)) as u32;
                 if place != sender && !places[from..].contains(&place) {
                     places.push(place);
                 }
             }
         }
-        Self { places, per_sender: per_sender as usize, seed }
+        Self { places, clients, per_sender, favourites, seed }
     }
 
     /// Which of its peers a sender's message `number` is for.
     #[must_use]
-    pub fn choose(&self, number: u64) -> u8 {
-        (mix(self.seed ^ mix(number)) % self.per_sender as u64) as u8
+    pub fn choose(&self, sender: u32, number: u64) -> u8 {
+        let chance = mix(self.seed ^ mix(number));
+        let favoured = self.favourites.among_peers(sender, self.clients, self.per_sender) as u64;
+        let peers = self.per_sender as u64;
+        if favoured == 0 || favoured == peers {
+            return (chance % peers) as u8;
+        }
+        // The upper half of the number decides for whom, the lower one for which of them.
+        let is_favourite = ((chance >> 32) as f64) < self.favourites.share * (1_u64 << 32) as f64;
+        let which = chance & 0xffff_ffff;
+        (if is_favourite { which % favoured } else { favoured + which % (peers - favoured) }) as u8
     }
 
     /// Where a pair of sender and peer stands among all pairs.
@@ -250,7 +285,7 @@ impl<'a> Bench<'a> {
         let senders = self.senders.len() as u64;
         for number in numbers {
             let (sender, n) = ((number % senders) as u32, (number / senders) as u32);
-            let peer = self.peers.choose(number);
+            let peer = self.peers.choose(sender, number);
             let id = write_id(self.nonce, sender * self.workers + self.worker, n);
             let mut message = Message {
                 target: Target::User(self.keys[self.peers.place(sender, peer) as usize]),
@@ -283,11 +318,13 @@ fn text(bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Peers, text};
+    use super::{Favourites, Peers, text};
+
+    const NOBODY: Favourites = Favourites { places: 0, share: 0.0 };
 
     #[test]
     fn everybody_writes_to_different_others() {
-        let peers = Peers::new(1, 0, 20, 10, 16);
+        let peers = Peers::new(1, 0, 20, 10, 16, NOBODY);
         assert_eq!(peers.pairs(), 160);
         for sender in 0..10 {
             let mut places: Vec<_> = (0..16).map(|peer| peers.place(sender, peer)).collect();
@@ -296,15 +333,64 @@ mod tests {
             places.dedup();
             assert_eq!(places.len(), 16);
         }
-        assert!((0..1000).all(|number| peers.choose(number) < 16));
+        assert!((0..1000).all(|number| peers.choose((number % 10) as u32, number) < 16));
     }
 
     #[test]
     fn a_few_clients_have_few_peers() {
-        let peers = Peers::new(1, 0, 2, 2, 16);
+        let peers = Peers::new(1, 0, 2, 2, 16, NOBODY);
         assert_eq!((peers.place(0, 0), peers.place(1, 0), peers.pairs()), (1, 0, 2));
-        assert_eq!(peers.choose(12), 0);
-        assert_eq!(Peers::new(1, 0, 0, 0, 16).pairs(), 0);
+        assert_eq!(peers.choose(0, 12), 0);
+        assert_eq!(Peers::new(1, 0, 0, 0, 16, NOBODY).pairs(), 0);
+    }
+
+    /// How many of so many messages each place gets, of senders in turns.
+    fn received(peers: &Peers, clients: u32, senders: u32, messages: u64) -> Vec<u64> {
+        let mut counts = vec![0; clients as usize];
+        for number in 0..messages {
+            let sender = (number % u64::from(senders)) as u32;
+            let place = peers.place(sender, peers.choose(sender, number));
+            assert_ne!(place, sender);
+            counts[place as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn favourites_get_their_share_and_evenly() {
+        let peers = Peers::new(7, 0, 500, 500, 16, Favourites { places: 5, share: 0.8 });
+        let counts = received(&peers, 500, 500, 200_000);
+        let favoured: u64 = counts[..5].iter().sum();
+        // 160,000 expected, with a deviation of 179: five of them.
+        assert!((159_100..160_900).contains(&favoured), "{favoured}");
+        // Of each the senders that are not itself know all five: 32,000 each, deviation 160.
+        assert!(counts[..5].iter().all(|count| (31_000..33_000).contains(count)), "{:?}", &counts[..5]);
+        // The rest is spread over the other 495.
+        assert!(counts[5..].iter().max() < Some(&1000), "{:?}", counts[5..].iter().max());
+    }
+
+    #[test]
+    fn many_favourites_are_half_of_the_peers_and_still_get_their_share() {
+        let peers = Peers::new(7, 0, 500, 100, 4, Favourites { places: 50, share: 0.6 });
+        let favoured: u64 = received(&peers, 500, 100, 100_000)[..50].iter().sum();
+        // 60,000 expected, with a deviation of 155: five of them.
+        assert!((59_200..60_800).contains(&favoured), "{favoured}");
+        // Each of the 50 is known to 3 to 5 of the 100, who send them half of 600 each.
+        let counts = received(&peers, 500, 100, 100_000);
+        assert!(counts[..50].iter().all(|count| (750..1650).contains(count)), "{:?}", &counts[..50]);
+    }
+
+    #[test]
+    fn few_clients_have_favourites_as_far_as_there_are_others() {
+        for clients in 2..8 {
+            for places in 1..clients {
+                for per_sender in 1..6 {
+                    let peers = Peers::new(1, 0, clients, clients, per_sender, Favourites { places, share: 0.9 });
+                    assert_eq!(peers.pairs() as u32, clients * per_sender.min(clients - 1));
+                    received(&peers, clients, clients, 200);
+                }
+            }
+        }
     }
 
     #[test]

@@ -33,13 +33,11 @@ use rustix::net::sockopt::set_socket_send_buffer_size;
 use crate::clock::{SECOND_NS, to_ns};
 use crate::plan::{EngineChoice, Moments, RunPlan};
 use crate::preflight;
-use crate::schedule::Schedule;
 use crate::stock::Batch;
 
 pub use opening::RelayLimits;
 pub use report::{Command, Gauge, LobbyGroup, LobbyReport, Outcome, Ready, Report, WorkerHealth};
 use session::Session;
-pub use traffic::MESSAGE_STREAM;
 
 mod churn;
 mod client;
@@ -234,13 +232,7 @@ impl<'r> Worker<'r> {
     }
 
     fn start(&mut self, moments: Moments, signed: Option<Receiver<Batch>>) {
-        let workload = &self.plan.workload;
-        let per_second = match workload.rate {
-            crate::plan::Rate::PerSecond(rate) => rate,
-            crate::plan::Rate::Idle | crate::plan::Rate::Max { .. } => 0.0,
-        };
-        let share = self.plan.share(self.number);
-        let schedule = Schedule::new(workload.arrivals, per_second, share, workload.seed, traffic::MESSAGE_STREAM);
+        let schedule = self.plan.messages(self.number);
         self.session.start();
         self.session.traffic.start(moments, schedule, signed);
         self.session.churn.start(moments);

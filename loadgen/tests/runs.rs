@@ -14,6 +14,7 @@ use loadgen::plan::{EngineChoice, Rate, Target, Workload};
 use loadgen::progress::Progress;
 use loadgen::recorder::{Metric, quantile};
 use loadgen::run::{Request, RunError, RunResult, run};
+use loadgen::scenario::Scenario;
 use loadgen::schedule::Arrivals;
 use loadgen::slo::Slo;
 
@@ -34,6 +35,7 @@ fn workload() -> Workload {
         message_bytes: 100,
         presign: None,
         lobby: true,
+        scenario: Scenario::default(),
         seed: 1,
     }
 }
@@ -335,4 +337,43 @@ fn an_interrupted_run_ends() {
     let relay = FakeRelay::start(Faults::default());
     let error = run(request(&relay, workload()), &Progress::Silent, &AtomicBool::new(true)).unwrap_err();
     assert!(matches!(error, RunError::Interrupted), "{error}");
+}
+
+#[test]
+fn a_burst_sends_what_its_schedule_says_to_the_message() {
+    let scenario = Scenario { burst: Some("5x/200ms/500ms".parse().unwrap()), ..Scenario::default() };
+    let (result, counts) = run_with(Faults::default(), Workload { scenario, ..workload() });
+    // 400 a second, of which two bursts of 200 ms bring 4 more each.
+    assert_eq!((result.steady.due, counts.messages), (400 + 2 * 320, 1040));
+    assert_eq!((result.ledger.delivered, result.ledger.faults()), (1040, 0));
+}
+
+#[test]
+fn a_ramp_in_steps_sends_what_its_schedule_says_to_the_message() {
+    let ramp = Workload {
+        rate: Rate::Ramp("100..300/s:2".parse().unwrap()),
+        warmup: Duration::from_millis(500),
+        duration: Duration::from_secs(2),
+        ..workload()
+    };
+    let (result, counts) = run_with(Faults::default(), ramp);
+    assert_eq!((result.steady.due, counts.messages), (400, 450));
+    assert_eq!((result.ledger.delivered, result.ledger.faults()), (450, 0));
+    // The steps are seconds, and so are the intervals; the first of these is all before.
+    let within: Vec<_> = result.intervals.iter().map(|interval| interval.recorder.of(Metric::Message).len()).collect();
+    assert_eq!((within[0], within.iter().sum::<u64>()), (0, 400));
+}
+
+#[test]
+fn a_few_favourites_get_their_share() {
+    let scenario = Scenario { skew: Some("12.5%:75%".parse().unwrap()), ..Scenario::default() };
+    let skewed = Workload { clients: 16, senders: 16, scenario, rate: Rate::PerSecond(1600.0), ..workload() };
+    let relay = FakeRelay::start(Faults::default());
+    let result = try_run(request(&relay, skewed)).unwrap();
+    assert_eq!(result.ledger.delivered, 1600);
+    let mut received = relay.received();
+    received.sort_unstable();
+    // 1,200 expected for the two, with a deviation of 17: five of them.
+    let favoured: u64 = received.iter().rev().take(2).sum();
+    assert!((1115..1285).contains(&favoured) && received.iter().sum::<u64>() == 1600, "{received:?}");
 }

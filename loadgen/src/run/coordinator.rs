@@ -15,13 +15,12 @@ use crate::plan::{Moments, Rate, RunPlan};
 use crate::progress::Progress;
 use crate::recorder::{Metric, Recorder, quantile};
 use crate::relay_process::{RelayProcess, Usage};
-use crate::schedule::Schedule;
 use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
 use crate::stock::Batch;
 use crate::summary::WorkerRecord;
 use crate::units::{show_count, show_ns};
 use crate::validity::{Evidence, examine};
-use crate::worker::{Command, Handle, MESSAGE_STREAM, Outcome, Ready, Report, WorkerHealth};
+use crate::worker::{Command, Handle, Outcome, Ready, Report, WorkerHealth};
 
 /// From telling the workers to the first message.
 const START_NOTICE_NS: u64 = 50_000_000;
@@ -272,7 +271,7 @@ impl<'a> Coordinator<'a> {
                 }
                 Some(planned) if planned > allowed as f64 => {
                     return Err(RunError::Refused(format!(
-                        "each sender would send {planned:.1} messages a second, and the relay takes {allowed} of each \
+                        "each sender would send up to {planned:.1} messages a second, and the relay takes {allowed} of each \
                          key: use more --clients or --senders, a lower --rate, or {fix}"
                     )));
                 }
@@ -300,7 +299,6 @@ impl<'a> Coordinator<'a> {
         if ahead == 0 {
             return Ok(ready.iter().map(|_| None).collect());
         }
-        let workload = &self.plan.workload;
         self.progress.phase("sign", 1, &format!("{} messages ahead of the run", show_count(ahead)));
         let moments = self.plan.moments(0);
         let mut receivers = Vec::new();
@@ -309,14 +307,7 @@ impl<'a> Coordinator<'a> {
                 receivers.push(None);
                 continue;
             }
-            let messages = match workload.rate {
-                Rate::PerSecond(rate) => {
-                    let share = self.plan.share(ready.worker);
-                    let schedule = Schedule::new(workload.arrivals, rate, share, workload.seed, MESSAGE_STREAM);
-                    Some(schedule.count_before(moments.end_ns))
-                }
-                Rate::Max { .. } | Rate::Idle => None,
-            };
+            let messages = self.plan.messages(ready.worker).map(|schedule| schedule.count_before(moments.end_ns));
             let share = ahead.div_ceil(self.plan.workers as u64);
             let batches_ahead = share.div_ceil(BATCH_MESSAGES as u64) as usize;
             let assignment = Assignment {

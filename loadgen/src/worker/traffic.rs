@@ -26,7 +26,7 @@ use crate::ledger::{self, Ledger, SteadyCounts};
 use crate::plan::{Moments, Rate, RunPlan};
 use crate::recorder::{Metric, Recorder};
 use crate::schedule::Schedule;
-use crate::signer::{BATCH_MESSAGES, Peers};
+use crate::signer::{BATCH_MESSAGES, Favourites, Peers};
 use crate::stock::{Batch, Layout, State, Stock, read_id};
 
 /// Messages sent in one pass, so that a backlog does not keep receiving waiting.
@@ -37,9 +37,6 @@ const RETRY_NS: u64 = 500_000;
 
 /// A message signed longer ago is not sent: the relay takes 300 s.
 const SIGNED_AGE_MAX_NS: u64 = 240 * crate::clock::SECOND_NS;
-
-/// Keeps message schedules apart from other uses of the seed.
-pub const MESSAGE_STREAM: u64 = 0x7365_6e64_0000_0000;
 
 /// Where the next message comes from.
 #[derive(Debug)]
@@ -90,7 +87,11 @@ pub(crate) struct Traffic {
 impl Traffic {
     pub(crate) fn new(plan: &RunPlan, worker: usize, keys: Arc<[PublicKey]>, senders: u32) -> Self {
         let workload = &plan.workload;
-        let peers = Peers::new(workload.seed, worker, keys.len() as u32, senders, workload.peers);
+        let favourites = workload.scenario.skew.map_or(Favourites::default(), |skew| Favourites {
+            places: plan.owned(worker, skew.keys.of(workload.clients)).len() as u32,
+            share: skew.share.get(),
+        });
+        let peers = Peers::new(workload.seed, worker, keys.len() as u32, senders, workload.peers, favourites);
         Self {
             clock: plan.clock,
             nonce: plan.nonce,
@@ -122,20 +123,20 @@ impl Traffic {
         self.senders
     }
 
-    /// Settles when it goes on, and what is sent.
-    pub(crate) fn start(&mut self, moments: Moments, schedule: Schedule, signed: Option<Receiver<Batch>>) {
+    /// Settles when it goes on, and what is sent; an open loop has a schedule.
+    pub(crate) fn start(&mut self, moments: Moments, schedule: Option<Schedule>, signed: Option<Receiver<Batch>>) {
         self.moments = Some(moments);
         self.signed = signed;
         if self.senders == 0 {
             return;
         }
-        self.pacing = match self.rate {
-            Rate::Idle => Pacing::Silent,
-            Rate::PerSecond(_) => Pacing::Open { schedule, next: 0 },
-            Rate::Max { in_flight } => Pacing::Closed {
+        self.pacing = match (self.rate, schedule) {
+            (Rate::Max { in_flight }, _) => Pacing::Closed {
                 next_n: vec![0; self.senders as usize],
                 waiting: (0..in_flight).flat_map(|_| 0..self.senders).collect(),
             },
+            (Rate::PerSecond(_) | Rate::Ramp(_), Some(schedule)) => Pacing::Open { schedule, next: 0 },
+            (Rate::Idle | Rate::PerSecond(_) | Rate::Ramp(_), _) => Pacing::Silent,
         };
     }
 

@@ -91,6 +91,7 @@ pub(crate) struct Counts {
 pub(crate) struct FakeRelay {
     pub(crate) address: SocketAddr,
     counts: Arc<Mutex<Counts>>,
+    received: Arc<Mutex<BTreeMap<PublicKey, u64>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -103,7 +104,8 @@ impl FakeRelay {
         set_socket_recv_buffer_size(&listener, RECEIVE_BUFFER_BYTES).unwrap();
         let counts = Arc::new(Mutex::new(Counts::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let (shared, stopped) = (Arc::clone(&counts), Arc::clone(&stop));
+        let received: Arc<Mutex<BTreeMap<PublicKey, u64>>> = Arc::default();
+        let (shared, pushed, stopped) = (Arc::clone(&counts), Arc::clone(&received), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             let mut engine = Epoll::new(&EngineConfig::default()).unwrap();
             engine.listen(listener).unwrap();
@@ -112,9 +114,10 @@ impl FakeRelay {
                 engine.poll(Some(Duration::from_millis(5)), &mut |event| server.on_event(event)).unwrap();
                 server.act(&mut engine);
                 *shared.lock().unwrap() = server.counts;
+                pushed.lock().unwrap().clone_from(&server.received);
             }
         });
-        Self { address, counts, stop, thread: Some(thread) }
+        Self { address, counts, received, stop, thread: Some(thread) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -123,6 +126,11 @@ impl FakeRelay {
 
     pub(crate) fn counts(&self) -> Counts {
         *self.counts.lock().unwrap()
+    }
+
+    /// How many messages were pushed to each key that got any.
+    pub(crate) fn received(&self) -> Vec<u64> {
+        self.received.lock().unwrap().values().copied().collect()
     }
 }
 
@@ -156,6 +164,7 @@ enum Wish {
 struct Server {
     faults: Faults,
     counts: Counts,
+    received: BTreeMap<PublicKey, u64>,
     peers: HashMap<ConnectionId, Peer>,
     online: BTreeMap<PublicKey, ConnectionId>,
     /// Those in the lobby without a connection.
@@ -169,6 +178,7 @@ impl Server {
         Self {
             faults,
             counts: Counts::default(),
+            received: BTreeMap::new(),
             peers: HashMap::new(),
             online: BTreeMap::new(),
             ghosts: if faults.stranger { vec![PublicKey::from_bytes([7; 32])] } else { Vec::new() },
@@ -461,6 +471,7 @@ impl Server {
         for frame in std::iter::repeat_n(&frame, copies).chain(&held) {
             peer.seq += 1;
             let seq = peer.seq;
+            *self.received.entry(recipient).or_default() += 1;
             send(peer, |out| splice::splice_seq(out, frame, seq));
         }
     }
