@@ -9,17 +9,31 @@
 //! | `lobby_diverged` | the own list does not fit the relay's count or digest; a snapshot is asked for |
 //! | `message` | a message arrived, is verified, and is new |
 //! | `bad_signature`, `not_for_me`, `duplicate` | a message arrived and was dropped |
+//! | `gap` | messages that should have come did not, though the relay had promised them |
 //! | `ack` | the relay has taken an own message |
-//! | `failed` | an own message will get no ack |
-//! | `error` | the relay refused a frame |
+//! | `delayed` | the relay did not want an own message yet; it is sent again |
+//! | `failed` | an own message was refused, or got no answer |
+//! | `receipt` | own messages were delivered or read |
+//! | `typing` | somebody types, or has stopped |
+//! | `room` | the answer to a request about a room |
+//! | `room_update` | somebody joined or left a room |
+//! | `history` | a page of history that was asked for |
+//! | `error` | the relay refused a frame that was no own message |
 //! | `bad_frame` | the relay sent what this client cannot read, or at the wrong time |
 //! | `restarting` | the relay goes away and says when to come back |
 //! | `closed` | the connection ended, or was never made |
 //! | `reconnecting` | another attempt follows after a delay |
 
 use protocol::keys::Hex;
+use protocol::server_frame::ReceiptStatus;
 use protocol::{PublicKey, Timestamp};
 use serde::{Serialize, Serializer};
+
+/// The reason of a message, or a request, that the relay did not answer in time.
+pub const NO_ANSWER: &str = "no_answer";
+
+/// The reason of a message that had no answer yet when the client ended.
+pub const CLOSED: &str = "closed";
 
 /// One thing that happened. Texts in it come from other people: escape them before they reach a
 /// terminal ([`crate::escape`]).
@@ -46,7 +60,11 @@ pub enum Event {
         epoch: u64,
         /// The highest seq assigned in this key's inbox.
         seq: u64,
-        /// Whether everything after the resumed seq follows without a gap.
+        /// Up to which seq everything was here already, if the session asked to go on from there.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        resumed_seq: Option<u64>,
+        /// Whether everything after `resumed_seq` follows without a gap. If it was asked for and this
+        /// is false, messages may be missing.
         recovered: bool,
         /// Milliseconds between the relay's pings.
         heartbeat_ms: u64,
@@ -96,6 +114,15 @@ pub enum Event {
     NotForMe(Dropped),
     /// A message was dropped: its seq, or its sender's id, was seen before.
     Duplicate(Dropped),
+    /// Messages that the relay had counted did not come, and no own message explains it.
+    Gap {
+        /// The first seq that is missing.
+        first_seq: u64,
+        /// The last; not all between are missing.
+        last_seq: u64,
+        /// How many are.
+        missing: u64,
+    },
     /// The relay has taken responsibility for an own message.
     Ack {
         /// Which.
@@ -108,12 +135,98 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         seq: Option<u64>,
     },
-    /// An own message will get no ack: the connection ended first. It may have arrived all the same.
+    /// The relay did not want an own message yet. It is sent again, byte for byte the same.
+    Delayed {
+        /// Which.
+        client_message_id: String,
+        /// `rate_limited` or `overloaded`.
+        reason: String,
+        /// After how many milliseconds.
+        retry_after_ms: u64,
+    },
+    /// An own message will not be sent again: the relay refused it; or, with one of
+    /// [`NO_ANSWER`] and [`CLOSED`], it was not answered, and may have arrived all the same. Then an
+    /// `ack` or `receipt` may still follow.
     Failed {
         /// Which.
         client_message_id: String,
+        /// One of the contract's reasons, or one of this client's own.
+        reason: String,
+        /// One sentence for a person.
+        details: String,
+        /// When another attempt might do better.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
     },
-    /// The relay refused a frame, and says why.
+    /// Own messages were delivered or read. Nothing proves it but the relay's word.
+    Receipt {
+        /// How far they got.
+        #[serde(serialize_with = "status_name")]
+        status: ReceiptStatus,
+        /// Which.
+        client_message_ids: Vec<String>,
+        /// Who has or read them.
+        #[serde(serialize_with = "display")]
+        recipient_public_key: PublicKey,
+        /// The room they were sent in.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room_id: Option<String>,
+    },
+    /// Somebody types, or has stopped. Who stops to exist does not say so: forget it after a while.
+    Typing {
+        /// Who.
+        #[serde(serialize_with = "display")]
+        sender_public_key: PublicKey,
+        /// In which room; `None` if to this key.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room_id: Option<String>,
+        /// Whether they do.
+        is_typing: bool,
+    },
+    /// The answer to a request about a room.
+    Room {
+        /// The room.
+        room_id: String,
+        /// Who may invite and remove.
+        #[serde(serialize_with = "display")]
+        owner: PublicKey,
+        /// Whether anyone may join.
+        open: bool,
+        /// Everybody in it; without the own key after leaving.
+        #[serde(serialize_with = "display_all")]
+        members: Vec<PublicKey>,
+    },
+    /// Somebody joined or left a room, perhaps this key.
+    RoomUpdate {
+        /// The room.
+        room_id: String,
+        /// Who joined.
+        #[serde(serialize_with = "display_all")]
+        joined: Vec<PublicKey>,
+        /// Who left or was removed.
+        #[serde(serialize_with = "display_all")]
+        left: Vec<PublicKey>,
+        /// The owner from now on.
+        #[serde(serialize_with = "display")]
+        owner: PublicKey,
+    },
+    /// A page of history that was asked for, oldest first. Each message was verified.
+    History {
+        /// With which user.
+        #[serde(serialize_with = "display_some", skip_serializing_if = "Option::is_none")]
+        with: Option<PublicKey>,
+        /// Or in which room.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        room_id: Option<String>,
+        /// The messages.
+        messages: Vec<ReceivedMessage>,
+        /// How many were left out because their signature or their conversation was wrong.
+        dropped: u64,
+        /// Whether there are older ones.
+        more: bool,
+    },
+    /// The relay refused a frame that was no own message without an answer, and says why; or, with
+    /// [`NO_ANSWER`], it did not answer a request for history.
     Error {
         /// One of the contract's reasons.
         reason: String,
@@ -156,6 +269,18 @@ pub enum Event {
         /// After how many milliseconds.
         delay_ms: u64,
     },
+}
+
+impl Event {
+    /// The seq that this event uses up, if it does: of a message, shown or dropped.
+    #[must_use]
+    pub fn seq(&self) -> Option<u64> {
+        match self {
+            Self::Message(message) => Some(message.seq),
+            Self::BadSignature(dropped) | Self::NotForMe(dropped) | Self::Duplicate(dropped) => Some(dropped.seq),
+            _ => None,
+        }
+    }
 }
 
 /// A message that was verified.
@@ -210,6 +335,10 @@ fn display_all<S: Serializer>(keys: &[PublicKey], serializer: S) -> Result<S::Ok
     serializer.collect_seq(keys.iter().map(ToString::to_string))
 }
 
+fn status_name<S: Serializer>(status: &ReceiptStatus, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(status.name())
+}
+
 fn hex_number<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(Hex::<16>::of(&number.to_be_bytes()).as_str())
 }
@@ -248,6 +377,20 @@ mod tests {
         assert_eq!(
             json(&Event::NotForMe(dropped)),
             format!(r#"{{"event":"not_for_me","seq":1,"senderPublicKey":"{hex}","clientMessageId":"x"}}"#)
+        );
+        let receipt = Event::Receipt {
+            status: ReceiptStatus::Read,
+            client_message_ids: vec!["m-1".into()],
+            recipient_public_key: key,
+            room_id: None,
+        };
+        assert_eq!(
+            json(&receipt),
+            format!(r#"{{"event":"receipt","status":"read","clientMessageIds":["m-1"],"recipientPublicKey":"{hex}"}}"#)
+        );
+        assert_eq!(
+            json(&Event::Gap { first_seq: 4, last_seq: 6, missing: 2 }),
+            r#"{"event":"gap","firstSeq":4,"lastSeq":6,"missing":2}"#
         );
         assert_eq!(
             json(&Event::Closed { code: None, details: "gone".into(), retry: true }),

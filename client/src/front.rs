@@ -10,6 +10,8 @@
 //! # Invariants
 //! - Both queues are bounded. While the user does not take events, nothing is read from the relay,
 //!   which then sees a slow reader; while the relay takes no bytes, no commands are taken.
+//! - A message counts as handled, and is confirmed to the relay, once the user asks for the next event.
+//!   A user who ends in the middle of one gets it again.
 //! - Every method that waits is cancel-safe: dropped, it loses no event and no frame. A message whose
 //!   [`Handle::send`] is dropped may be sent all the same.
 //! - The driver ends after [`Handle::close`], after a close for good (another device took over, the
@@ -25,15 +27,16 @@ mod driver;
 use std::time::{Duration, Instant, SystemTime};
 
 use ed25519_dalek::SigningKey;
+use protocol::frame::RoomAction;
 use protocol::{PublicKey, Timestamp};
 use thiserror::Error;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::endpoint::Endpoint;
 use crate::event::Event;
 use crate::history::{Entry, Peer};
-use crate::session::{ComposeError, Options, Session};
-use driver::{Command, Driver};
+use crate::session::{ComposeError, Options, Recipient, RequestError, Session};
+use driver::{Command, Driver, Request};
 
 /// Commands that wait at most.
 const COMMANDS_MAX: usize = 64;
@@ -54,13 +57,16 @@ pub struct Config {
     pub reconnect: bool,
     /// How long connecting and upgrading together may take.
     pub connect_timeout: Duration,
+    /// Senders and ids of messages that an earlier run has shown: they are not shown again.
+    pub remembered: Vec<(PublicKey, String)>,
 }
 
 impl Config {
     /// A configuration that reconnects, and gives each attempt to connect 10 s.
     #[must_use]
     pub fn new(endpoint: Endpoint, options: Options, key: SigningKey) -> Self {
-        Self { endpoint, key, options, reconnect: true, connect_timeout: Duration::from_secs(10) }
+        let connect_timeout = Duration::from_secs(10);
+        Self { endpoint, key, options, reconnect: true, connect_timeout, remembered: Vec::new() }
     }
 }
 
@@ -70,7 +76,7 @@ pub struct Client;
 
 impl Client {
     /// Starts a client on the current tokio runtime, which needs its time and I/O drivers. Returns at
-    /// once; [`Event::Welcome`] tells when messages can be sent.
+    /// once; messages may be sent at once too, and wait for the connection.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -78,13 +84,38 @@ impl Client {
     pub fn connect(config: Config) -> (Handle, EventStream) {
         let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
         let (event_queue, events) = mpsc::channel(EVENTS_MAX);
-        let session = Session::new(config.key, config.options, Instant::now(), local_time());
+        let (handled, handled_seqs) = watch::channel(Handled::default());
+        let mut session = Session::new(config.key, config.options, Instant::now(), local_time());
+        for (sender, id) in &config.remembered {
+            session.remember(*sender, id);
+        }
         let public_key = session.public_key();
-        let driver =
-            Driver::new(session, config.endpoint, config.reconnect, config.connect_timeout, command_queue, event_queue);
+        let queues = Queues { commands: command_queue, events: event_queue, handled: handled_seqs };
+        let driver = Driver::new(session, config.endpoint, config.reconnect, config.connect_timeout, queues);
         tokio::spawn(driver.run());
-        (Handle { commands, public_key }, EventStream { events })
+        (Handle { commands, public_key }, EventStream { events, last: None, handled })
     }
+}
+
+/// The driver's ends of the channels.
+struct Queues {
+    commands: mpsc::Receiver<Command>,
+    events: mpsc::Sender<Told>,
+    handled: watch::Receiver<Handled>,
+}
+
+/// An event, and what to note as handled once the user is done with it.
+#[derive(Debug)]
+struct Told {
+    event: Event,
+    handled: Option<Handled>,
+}
+
+/// A place in the own inbox.
+#[derive(Clone, Copy, Debug, Default)]
+struct Handled {
+    epoch: u64,
+    seq: u64,
 }
 
 /// Sends messages and asks questions. Cheap to clone.
@@ -119,9 +150,21 @@ pub enum SendError {
         /// When to try again, if the relay says.
         retry_after_ms: Option<u64>,
     },
-    /// The connection ended before the relay answered. The message may have arrived.
-    #[error("the connection ended before the relay answered")]
+    /// The client ended before the relay answered, or the relay did not answer. The message may have
+    /// arrived.
+    #[error("the relay has not answered; the message may have arrived all the same")]
     Lost,
+    /// The client has ended.
+    #[error("the client has ended")]
+    Ended,
+}
+
+/// Why a request was not sent.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AskError {
+    /// The session did not take it.
+    #[error(transparent)]
+    Request(#[from] RequestError),
     /// The client has ended.
     #[error("the client has ended")]
     Ended,
@@ -134,28 +177,70 @@ impl Handle {
         self.public_key
     }
 
-    /// Sends a message and waits for the relay's answer. Bound the wait with a timeout of your own.
+    /// Sends a message to a key or a [`Recipient`] and waits for the relay's answer, through
+    /// disconnects too. Bound the wait with a timeout of your own.
     ///
     /// Somebody has to take the events meanwhile, or drop the [`EventStream`]: an answer is read
     /// behind what came before it. In the task that takes the events, use [`Handle::submit`].
     ///
     /// # Errors
     /// [`SendError`].
-    pub async fn send(&self, to: PublicKey, text: impl Into<String>) -> Result<Acked, SendError> {
+    pub async fn send(&self, to: impl Into<Recipient>, text: impl Into<String>) -> Result<Acked, SendError> {
         let (reply, answer) = oneshot::channel();
-        self.command(Command::Send { to, text: text.into(), reply }).await?;
+        self.command(Command::Send { to: to.into(), text: text.into(), reply }).await?;
         answer.await.map_err(|_| SendError::Ended)?
     }
 
-    /// Sends a message and returns its `clientMessageId` at once; [`Event::Ack`], [`Event::Error`]
-    /// or [`Event::Failed`] tells what became of it.
+    /// Takes a message, returns its `clientMessageId` at once, and sends it now or once there is a
+    /// connection; [`Event::Ack`] or [`Event::Failed`] tells what became of it, [`Event::Receipt`] how
+    /// far it got.
     ///
     /// # Errors
     /// [`SendError::Compose`] and [`SendError::Ended`].
-    pub async fn submit(&self, to: PublicKey, text: impl Into<String>) -> Result<String, SendError> {
+    pub async fn submit(&self, to: impl Into<Recipient>, text: impl Into<String>) -> Result<String, SendError> {
         let (reply, answer) = oneshot::channel();
-        self.command(Command::Submit { to, text: text.into(), reply }).await?;
+        self.command(Command::Submit { to: to.into(), text: text.into(), reply }).await?;
         Ok(answer.await.map_err(|_| SendError::Ended)??)
+    }
+
+    /// Asks something about a room. [`Event::Room`] or [`Event::Error`] with the room's id answers;
+    /// neither comes if the connection ends first.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn room(&self, room: impl Into<String>, action: RoomAction) -> Result<(), AskError> {
+        self.ask(Request::Room { room: room.into(), action }).await
+    }
+
+    /// Asks the relay for the latest `limit` (1 to 100) messages with `peer`, or those before a seq.
+    /// [`Event::History`] or [`Event::Error`] answers; neither comes if the connection ends first.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn request_history(&self, with: Peer, before_seq: Option<u64>, limit: u64) -> Result<(), AskError> {
+        self.ask(Request::History { with, before_seq, limit }).await
+    }
+
+    /// Tells the sender that a person has read the message of this seq.
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn read(&self, seq: u64) -> Result<(), AskError> {
+        self.ask(Request::Read { seq }).await
+    }
+
+    /// Tells `peer` that the own key types, or has stopped; see [`Session::typing`].
+    ///
+    /// # Errors
+    /// [`AskError`].
+    pub async fn typing(&self, peer: Peer, is_typing: bool) -> Result<(), AskError> {
+        self.ask(Request::Typing { peer, is_typing }).await
+    }
+
+    async fn ask(&self, request: Request) -> Result<(), AskError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask { request, reply }).await.map_err(|_| AskError::Ended)?;
+        Ok(answer.await.map_err(|_| AskError::Ended)??)
     }
 
     /// Who is online, in the order of the keys, as far as is known.
@@ -193,13 +278,22 @@ impl Handle {
 /// The events of a client, in their order.
 #[derive(Debug)]
 pub struct EventStream {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Told>,
+    /// Of the event given out last.
+    last: Option<Handled>,
+    handled: watch::Sender<Handled>,
 }
 
 impl EventStream {
-    /// The next event; `None` once the client has ended. Cancel-safe.
+    /// The next event; `None` once the client has ended. Whoever asks for it is done with the one
+    /// before: a message is confirmed to the relay then, and not sent to this device again. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        if let Some(last) = self.last.take() {
+            self.handled.send_replace(last);
+        }
+        let Told { event, handled } = self.events.recv().await?;
+        self.last = handled;
+        Some(event)
     }
 }
 

@@ -21,6 +21,16 @@ pub enum Peer {
     Room(String),
 }
 
+impl Peer {
+    /// The same as a target, never a member of a room.
+    pub(crate) fn as_target(&self) -> Target<'_> {
+        match self {
+            Self::User(user) => Target::User(*user),
+            Self::Room(room) => Target::Room(room),
+        }
+    }
+}
+
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -38,18 +48,30 @@ pub struct Entry {
     pub status: Status,
 }
 
-/// How far a message got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How far a message got; later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Status {
-    /// Somebody else's, or another own device's, verified.
+    /// Somebody else's, verified.
     Received,
     /// Own, without an answer from the relay.
     Sending,
+    /// Own, and refused or without an answer for too long. It may have arrived all the same.
+    Failed,
     /// Own, and the relay has taken responsibility.
     Sent,
-    /// Own, and refused, or lost with the connection.
-    Failed,
+    /// Own, and a device of the recipient has it.
+    Delivered,
+    /// Own, and read, in a room by at least one.
+    Read,
+}
+
+impl Status {
+    /// Whether an own message may go on from `self` to `next`: forwards only, and what got an answer
+    /// does not fail any more.
+    fn leads_to(self, next: Self) -> bool {
+        next > self && (next != Self::Failed || self == Self::Sending)
+    }
 }
 
 /// How much is kept.
@@ -117,12 +139,29 @@ impl History {
         }
     }
 
-    /// Sets the status of an own message, and its seq once the relay has told it.
+    /// Whether a message is kept.
+    pub(crate) fn contains(&self, peer: &Peer, sender: &PublicKey, id: &str) -> bool {
+        self.with(peer).rev().any(|entry| entry.id == id && entry.sender == *sender)
+    }
+
+    /// Sets the timestamp that an own message was signed with.
+    pub(crate) fn set_timestamp(&mut self, peer: &Peer, id: &str, timestamp: Timestamp) {
+        let Some(conversation) = self.conversations.get_mut(peer) else { return };
+        let own = conversation.entries.iter_mut().rev();
+        if let Some(entry) = own.filter(|entry| entry.status != Status::Received).find(|entry| entry.id == id) {
+            entry.timestamp = timestamp;
+        }
+    }
+
+    /// Moves an own message on to `status`, if that is progress, and sets its seq once the relay has
+    /// told it.
     pub(crate) fn set_status(&mut self, peer: &Peer, id: &str, status: Status, seq: Option<u64>) {
         let Some(conversation) = self.conversations.get_mut(peer) else { return };
         let found = conversation.entries.iter().rposition(|entry| entry.status != Status::Received && entry.id == id);
         let Some(at) = found else { return };
-        conversation.entries[at].status = status;
+        if conversation.entries[at].status.leads_to(status) {
+            conversation.entries[at].status = status;
+        }
         if seq.is_some() && conversation.entries[at].seq.is_none() {
             let mut entry = conversation.entries.remove(at).expect("the position was just found");
             entry.seq = seq;
@@ -200,6 +239,24 @@ mod tests {
         history.set_status(&peer(1), "own", Status::Sent, Some(9));
         assert_eq!(ids(&history, &peer(1)), ["two", "five", "seven", "eight", "own"]);
         assert_eq!(history.with(&peer(1)).last().map(|entry| entry.status), Some(Status::Sent));
+    }
+
+    #[test]
+    fn a_status_only_goes_forwards() {
+        use Status::{Delivered, Failed, Read, Sending, Sent};
+        for (from, next, then) in [
+            (Sending, Failed, Failed),
+            (Failed, Sent, Sent),
+            (Sent, Failed, Sent),
+            (Sent, Read, Read),
+            (Read, Delivered, Read),
+            (Delivered, Sent, Delivered),
+        ] {
+            let mut history = History::new(HistoryBounds::default());
+            history.insert(peer(1), Entry { status: from, ..entry("own", None) });
+            history.set_status(&peer(1), "own", next, None);
+            assert_eq!(history.with(&peer(1)).next().map(|entry| entry.status), Some(then), "{from:?} {next:?}");
+        }
     }
 
     #[test]

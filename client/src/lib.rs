@@ -53,8 +53,10 @@ pub mod history;
 mod inbox;
 pub mod key_file;
 pub mod lobby;
+mod pace;
+mod seqs;
 pub mod session;
 
 pub use event::Event;
 pub use front::{Client, Config, EventStream, Handle};
-pub use session::Session;
+pub use session::{Recipient, Session};

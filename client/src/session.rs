@@ -7,38 +7,45 @@
 //!    └──── disconnected ─────┴────────────────────────┴───────────────────┘
 //! ```
 //! Whoever drives it calls [`Session::connected`] when a WebSocket is up, [`Session::handle_text`]
-//! for each text message, [`Session::heard`] for whatever else arrives, [`Session::handle_timeout`]
-//! when [`Session::poll_timeout`] has come, and [`Session::disconnected`] when the connection is
-//! gone, and carries out the [`Effect`]s in their order.
+//! for each text message, [`Session::drained`] when no more can be read at once, [`Session::heard`]
+//! for whatever else arrives, [`Session::handled`] when the user is done with a message,
+//! [`Session::handle_timeout`] when [`Session::poll_timeout`] has come, and
+//! [`Session::disconnected`] when the connection is gone, and carries out the [`Effect`]s in their
+//! order.
 //!
 //! # Invariants
 //! - A challenge is answered only if the relay has the expected name.
 //! - No message becomes an event unless its sender's signature was verified strictly, it is for this
 //!   key or from it, and neither its seq nor its sender's id was seen before.
-//! - Every message composed ends in exactly one of `ack`, `error` with its id, `failed`.
+//! - No message is confirmed to the relay before the user has handled it, and none is skipped: a
+//!   connection goes on where the last one left off, or its `welcome` says that it does not.
+//! - Every message sent ends in `ack` or `failed`; it is signed once, and sent again, byte for byte
+//!   the same, until the relay answers or has not answered too often.
 //! - Timestamps follow the relay's clock, which `welcome` tells and time elapsed carries on; a wrong
 //!   local clock does no harm.
-//!
-//! Absent on purpose: receipts, resume, resending and rooms. A message to a room is verified and
-//! passed on all the same.
+//! - The relay's limits on messages and frames are kept: what is too much waits.
 
 mod compose;
 mod options;
+mod outbox;
+mod receive;
+mod requests;
 mod state;
 
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use protocol::frame::Target;
+use protocol::frame::RoomAction;
 use protocol::server_frame::ServerFrameDecoder;
 use protocol::{PublicKey, Timestamp};
 
-use crate::event::Event;
-use crate::history::History;
+use crate::event::{CLOSED, Event};
+use crate::history::{History, Peer};
 use crate::lobby::Lobby;
 use compose::random_id;
-pub use compose::{ComposeError, Composed, sign_message};
+pub use compose::{ComposeError, Recipient, sign_message};
 pub use options::{Options, OptionsError};
+pub use requests::RequestError;
 use state::{Phase, State};
 
 /// What to do, in order.
@@ -79,10 +86,10 @@ impl Session {
         self.state.public_key
     }
 
-    /// Whether messages can be composed.
+    /// Whether there is a session with the relay.
     #[must_use]
     pub fn is_open(&self) -> bool {
-        matches!(self.state.phase, Phase::Open(_))
+        self.state.is_open()
     }
 
     /// Who is online. Empty with [`LobbyMode::None`](protocol::frame::LobbyMode::None).
@@ -122,7 +129,32 @@ impl Session {
             Ok(frame) => self.state.handle(frame, now, effects),
             Err(error) => effects.push(Effect::Event(Event::BadFrame { details: error.to_string() })),
         }
-        self.state.sync_if_due(now, effects);
+        self.state.settle(now, effects);
+    }
+
+    /// Notes that all that has arrived was read: what came together is confirmed together, at once.
+    /// Without this call it is confirmed within 50 ms.
+    pub fn drained(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.state.drained();
+        self.state.settle(now, effects);
+    }
+
+    /// What seqs count in, once a relay has told.
+    #[must_use]
+    pub fn epoch(&self) -> Option<u64> {
+        self.state.seqs.epoch()
+    }
+
+    /// Notes that the user is done with all events up to the one of `seq` ([`Event::seq`]), which came
+    /// in `epoch`: they are shown, or stored, and need not be sent to this device again.
+    pub fn handled(&mut self, epoch: u64, seq: u64, now: Instant, effects: &mut Vec<Effect>) {
+        self.state.handled(epoch, seq);
+        self.state.settle(now, effects);
+    }
+
+    /// Counts a message as seen before, if it comes: for a user who has stored it in an earlier run.
+    pub fn remember(&mut self, sender: PublicKey, id: &str) {
+        self.state.ids.insert(sender, id);
     }
 
     /// When [`Session::handle_timeout`] is to be called next, if nothing else happens.
@@ -151,29 +183,99 @@ impl Session {
         self.state.disconnected(code, details, random, now, effects)
     }
 
-    /// Composes and signs a message under an id of its own (a random UUID, version 4, from the
-    /// operating system). The caller sends the frame.
+    /// Ends all hope: every own message without an answer fails. For whoever will not connect again.
+    pub fn give_up(&mut self, details: &str, effects: &mut Vec<Effect>) {
+        self.state.phase = Phase::Refused;
+        self.state.fail_all(CLOSED, details, effects);
+    }
+
+    /// Sends a message under an id of its own (a random UUID, version 4, from the operating system),
+    /// which it returns: now, or once there is a session and the relay's limits allow it. Own messages
+    /// are sent in the order of these calls.
     ///
     /// # Errors
-    /// [`ComposeError`], for what the relay would refuse, and without an open session.
+    /// [`ComposeError`], for what the relay would refuse, or if too many wait already.
     ///
     /// # Panics
     /// If the operating system has no randomness to give.
-    pub fn compose(&mut self, target: Target<'_>, text: &str, now: Instant) -> Result<Composed, ComposeError> {
-        self.compose_as(random_id(), target, text, now)
+    pub fn send(
+        &mut self,
+        to: &Recipient,
+        text: &str,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<String, ComposeError> {
+        let id = random_id();
+        self.send_as(id.clone(), to, text, now, effects)?;
+        Ok(id)
     }
 
-    /// Like [`Session::compose`], under an id of the caller's, which must be new.
+    /// Like [`Session::send`], under an id of the caller's, which must be new.
     ///
     /// # Errors
     /// [`ComposeError`].
-    pub fn compose_as(
+    pub fn send_as(
         &mut self,
         id: String,
-        target: Target<'_>,
+        to: &Recipient,
         text: &str,
         now: Instant,
-    ) -> Result<Composed, ComposeError> {
-        self.state.compose(id, target, text, now)
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), ComposeError> {
+        self.state.send(id, to, text, now, effects)
+    }
+
+    /// Asks something about a room; `room` or `error` answers.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn room(
+        &mut self,
+        room: &str,
+        action: &RoomAction,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RequestError> {
+        self.state.room(room, action, now, effects)
+    }
+
+    /// Asks for a page of what was said with a user or in a room: the latest 1 to 100 messages before
+    /// `before_seq`. `history` or `error` answers.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn request_history(
+        &mut self,
+        with: Peer,
+        before_seq: Option<u64>,
+        limit: u64,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RequestError> {
+        self.state.request_history(with, before_seq, limit, now, effects)
+    }
+
+    /// Tells the sender that a person has read the message of this seq.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn read(&mut self, seq: u64, now: Instant, effects: &mut Vec<Effect>) -> Result<(), RequestError> {
+        self.state.read(seq, now, effects)
+    }
+
+    /// Tells a user or a room that the own key types, or has stopped. May be called at every key
+    /// stroke: it is said at once, every 3 s while it goes on, and when it ends; a message ends it by
+    /// itself.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub fn typing(
+        &mut self,
+        peer: &Peer,
+        is_typing: bool,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), RequestError> {
+        self.state.typing(peer, is_typing, now, effects)
     }
 }

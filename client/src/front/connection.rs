@@ -38,6 +38,8 @@ pub(super) enum Progress {
     Flushed,
     /// A text message came.
     Text(String),
+    /// No more can be read at once, behind one or more texts.
+    Drained,
     /// A sign of life came: ping or pong.
     Heard,
     /// The connection is over: the close code, if one came, and why.
@@ -49,6 +51,8 @@ pub(super) struct Connection {
     socket: WebSocketStream<TcpStream>,
     outgoing: VecDeque<Message>,
     is_unflushed: bool,
+    /// Whether texts came since [`Progress::Drained`].
+    has_texts: bool,
 }
 
 impl Connection {
@@ -72,7 +76,7 @@ impl Connection {
             }
             error => format!("cannot open a WebSocket at {}: {error}", endpoint.url()),
         })?;
-        Ok(Self { socket, outgoing: VecDeque::new(), is_unflushed: false })
+        Ok(Self { socket, outgoing: VecDeque::new(), is_unflushed: false, has_texts: false })
     }
 
     /// Queues a text message; [`Connection::next`] sends it.
@@ -99,6 +103,7 @@ impl Connection {
             return Poll::Pending;
         }
         match self.socket.poll_next_unpin(cx) {
+            Poll::Pending if std::mem::take(&mut self.has_texts) => Poll::Ready(Progress::Drained),
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(Progress::Ended(None, String::new())),
             Poll::Ready(Some(Err(error))) => Poll::Ready(ended(&error)),
@@ -136,7 +141,10 @@ impl Connection {
 
     fn received(&mut self, message: Message) -> Progress {
         match message {
-            Message::Text(text) => Progress::Text(text.as_str().to_owned()),
+            Message::Text(text) => {
+                self.has_texts = true;
+                Progress::Text(text.as_str().to_owned())
+            }
             Message::Ping(_) => {
                 // The answer is queued inside the socket; reading on sends it unless writes are blocked.
                 self.is_unflushed = true;

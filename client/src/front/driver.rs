@@ -5,16 +5,16 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use protocol::PublicKey;
-use protocol::frame::Target;
-use tokio::sync::{mpsc, oneshot};
+use protocol::frame::RoomAction;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::connection::{Connection, Progress};
-use super::{Acked, SendError};
+use super::{Acked, Handled, Queues, SendError, Told};
 use crate::endpoint::Endpoint;
-use crate::event::Event;
+use crate::event::{CLOSED, Event, NO_ANSWER};
 use crate::history::{Entry, Peer};
-use crate::session::{ComposeError, Effect, Session};
+use crate::session::{ComposeError, Effect, Recipient, RequestError, Session};
 
 /// RFC 6455, 7.4.1: the purpose is fulfilled.
 const CLOSE_NORMAL: u16 = 1000;
@@ -22,11 +22,21 @@ const CLOSE_NORMAL: u16 = 1000;
 /// What handles ask for.
 #[derive(Debug)]
 pub(super) enum Command {
-    Send { to: PublicKey, text: String, reply: oneshot::Sender<Result<Acked, SendError>> },
-    Submit { to: PublicKey, text: String, reply: oneshot::Sender<Result<String, ComposeError>> },
+    Send { to: Recipient, text: String, reply: oneshot::Sender<Result<Acked, SendError>> },
+    Submit { to: Recipient, text: String, reply: oneshot::Sender<Result<String, ComposeError>> },
+    Ask { request: Request, reply: oneshot::Sender<Result<(), RequestError>> },
     Lobby { reply: oneshot::Sender<Vec<PublicKey>> },
     History { peer: Peer, reply: oneshot::Sender<Vec<Entry>> },
     Close,
+}
+
+/// What is asked of the relay besides messages.
+#[derive(Debug)]
+pub(super) enum Request {
+    Room { room: String, action: RoomAction },
+    History { with: Peer, before_seq: Option<u64>, limit: u64 },
+    Read { seq: u64 },
+    Typing { peer: Peer, is_typing: bool },
 }
 
 /// How a connection ended.
@@ -37,16 +47,16 @@ struct End {
 
 /// Events on their way to the user.
 struct Outlet {
-    queue: mpsc::Sender<Event>,
+    queue: mpsc::Sender<Told>,
     /// What the queue has no room for yet. Reading stops until it is empty.
-    backlog: VecDeque<Event>,
+    backlog: VecDeque<Told>,
     is_open: bool,
 }
 
 impl Outlet {
-    fn push(&mut self, event: Event) {
+    fn push(&mut self, told: Told) {
         if self.is_open {
-            self.backlog.push_back(event);
+            self.backlog.push_back(told);
         }
     }
 
@@ -79,6 +89,8 @@ pub(super) struct Driver {
     connect_timeout: Duration,
     inlet: Inlet,
     outlet: Outlet,
+    /// The last message that the user is done with.
+    handled: watch::Receiver<Handled>,
     /// Senders that wait for an answer, by message id.
     waiting: HashMap<String, oneshot::Sender<Result<Acked, SendError>>>,
     effects: Vec<Effect>,
@@ -92,8 +104,7 @@ impl Driver {
         endpoint: Endpoint,
         reconnect: bool,
         connect_timeout: Duration,
-        commands: mpsc::Receiver<Command>,
-        events: mpsc::Sender<Event>,
+        Queues { commands, events, handled }: Queues,
     ) -> Self {
         Self {
             session,
@@ -102,6 +113,7 @@ impl Driver {
             connect_timeout,
             inlet: Inlet { queue: commands, is_open: true },
             outlet: Outlet { queue: events, backlog: VecDeque::new(), is_open: true },
+            handled,
             waiting: HashMap::new(),
             effects: Vec::new(),
             is_closing: false,
@@ -114,13 +126,21 @@ impl Driver {
             let (random, now) = (random(), Instant::now());
             let delay = self.session.disconnected(end.code, &end.details, random, now, &mut self.effects);
             let delay = delay.filter(|_| self.reconnect && !self.is_stopping());
+            if delay.is_none() {
+                // Before `closed`, which is the last word.
+                let mut failed = Vec::new();
+                self.session.give_up(&end.details, &mut failed);
+                self.effects.splice(..0, failed);
+            }
             self.tell_end(delay.is_some());
             match delay {
                 Some(delay) if self.meanwhile(sleep(delay)).await.is_some() => {}
                 // Told to close while waiting: `closed` with another attempt announced was no last word.
                 Some(_) => {
-                    let details = "this client closed".to_owned();
-                    self.outlet.push(Event::Closed { code: None, details, retry: false });
+                    let details = CLOSED_HERE.to_owned();
+                    self.session.give_up(&details, &mut self.effects);
+                    self.effects.push(Effect::Event(Event::Closed { code: None, details, retry: false }));
+                    self.tell_end(false);
                     break;
                 }
                 None => break,
@@ -146,6 +166,9 @@ impl Driver {
         };
         match opened {
             Ok(connection) => {
+                if self.handled.has_changed().unwrap_or(false) {
+                    self.note_handled();
+                }
                 self.session.connected(Instant::now());
                 self.serve(connection).await
             }
@@ -169,6 +192,7 @@ impl Driver {
             tokio::select! {
                 progress = connection.next(reads) => match progress {
                     Progress::Text(text) => self.session.handle_text(&text, Instant::now(), &mut self.effects),
+                    Progress::Drained => self.session.drained(Instant::now(), &mut self.effects),
                     Progress::Heard => self.session.heard(Instant::now()),
                     Progress::Flushed => {}
                     Progress::Ended(code, details) => return End { code, details },
@@ -177,6 +201,7 @@ impl Driver {
                     self.command(command);
                 }
                 () = self.outlet.turn(), if self.outlet.is_open => {}
+                Ok(()) = self.handled.changed() => self.note_handled(),
                 () = until(deadline) => self.session.handle_timeout(Instant::now(), &mut self.effects),
             }
             let mut effects = std::mem::take(&mut self.effects);
@@ -215,23 +240,39 @@ impl Driver {
         };
         // Whoever asked may have gone; then nobody misses the answer.
         match command {
-            Command::Send { to, text, reply } => match self.compose(to, &text) {
+            Command::Send { to, text, reply } => match self.compose(&to, &text) {
                 Ok(id) => {
                     self.waiting.insert(id, reply);
                 }
                 Err(error) => drop(reply.send(Err(error.into()))),
             },
-            Command::Submit { to, text, reply } => drop(reply.send(self.compose(to, &text))),
+            Command::Submit { to, text, reply } => drop(reply.send(self.compose(&to, &text))),
+            Command::Ask { request, reply } => drop(reply.send(self.ask(request))),
             Command::Lobby { reply } => drop(reply.send(self.session.lobby().users().iter().copied().collect())),
             Command::History { peer, reply } => drop(reply.send(self.session.history().with(&peer).cloned().collect())),
             Command::Close => self.is_closing = true,
         }
     }
 
-    fn compose(&mut self, to: PublicKey, text: &str) -> Result<String, ComposeError> {
-        let composed = self.session.compose(Target::User(to), text, Instant::now())?;
-        self.effects.push(Effect::Send(composed.frame));
-        Ok(composed.id)
+    fn compose(&mut self, to: &Recipient, text: &str) -> Result<String, ComposeError> {
+        self.session.send(to, text, Instant::now(), &mut self.effects)
+    }
+
+    fn ask(&mut self, request: Request) -> Result<(), RequestError> {
+        let (now, effects) = (Instant::now(), &mut self.effects);
+        match request {
+            Request::Room { room, action } => self.session.room(&room, &action, now, effects),
+            Request::History { with, before_seq, limit } => {
+                self.session.request_history(with, before_seq, limit, now, effects)
+            }
+            Request::Read { seq } => self.session.read(seq, now, effects),
+            Request::Typing { peer, is_typing } => self.session.typing(&peer, is_typing, now, effects),
+        }
+    }
+
+    fn note_handled(&mut self) {
+        let Handled { epoch, seq } = *self.handled.borrow_and_update();
+        self.session.handled(epoch, seq, Instant::now(), &mut self.effects);
     }
 
     /// Answers whoever waits for this event, and hands it out.
@@ -241,18 +282,21 @@ impl Driver {
                 let acked = Acked { client_message_id: client_message_id.clone(), recipient_online: *recipient_online };
                 self.answer(client_message_id, Ok(acked));
             }
-            Event::Error { reason, details, client_message_id: Some(id), retry_after_ms, .. } => {
+            Event::Failed { client_message_id, reason, .. } if matches!(reason.as_str(), NO_ANSWER | CLOSED) => {
+                self.answer(client_message_id, Err(SendError::Lost));
+            }
+            Event::Failed { client_message_id, reason, details, retry_after_ms } => {
                 let refused = SendError::Refused {
                     reason: reason.clone(),
                     details: details.clone(),
                     retry_after_ms: *retry_after_ms,
                 };
-                self.answer(id, Err(refused));
+                self.answer(client_message_id, Err(refused));
             }
-            Event::Failed { client_message_id } => self.answer(client_message_id, Err(SendError::Lost)),
             _ => {}
         }
-        self.outlet.push(event);
+        let handled = self.session.epoch().zip(event.seq()).map(|(epoch, seq)| Handled { epoch, seq });
+        self.outlet.push(Told { event, handled });
     }
 
     fn answer(&mut self, id: &str, result: Result<Acked, SendError>) {
@@ -277,8 +321,11 @@ impl Driver {
     }
 }
 
+/// Why a connection ended that this client closed.
+const CLOSED_HERE: &str = "this client closed";
+
 fn closed_here() -> End {
-    End { code: None, details: "this client closed".to_owned() }
+    End { code: None, details: CLOSED_HERE.to_owned() }
 }
 
 /// Waits for a moment; forever without one.

@@ -1,4 +1,4 @@
-//! Own messages: composed, signed, and remembered until the relay answers.
+//! Own messages: checked against what the relay takes, and signed.
 
 use std::time::Instant;
 
@@ -8,24 +8,55 @@ use protocol::keys::is_id;
 use protocol::{PublicKey, Signature, Timestamp, encode, signed_bytes};
 use thiserror::Error;
 
-use super::state::{Open, Phase, State, text_of};
+use super::Effect;
+use super::outbox::Outgoing;
+use super::state::{Phase, State, text_of};
 use crate::history::{Entry, Peer, Status};
 
-/// A message ready to be sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Composed {
-    /// Its `clientMessageId`.
-    pub id: String,
-    /// The text message to send. Sending it again as it is gets the same answer.
-    pub frame: String,
+/// For whom a message is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Recipient {
+    /// One user.
+    User(PublicKey),
+    /// All members of a room.
+    Room(String),
+    /// One member of a room, privately.
+    RoomMember(String, PublicKey),
 }
 
-/// Why a message is not composed.
+impl Recipient {
+    /// The conversation that the message belongs to.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        match self {
+            Self::User(user) => Peer::User(*user),
+            Self::Room(room) | Self::RoomMember(room, _) => Peer::Room(room.clone()),
+        }
+    }
+
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_target(&self) -> Target<'_> {
+        match self {
+            Self::User(user) => Target::User(*user),
+            Self::Room(room) => Target::Room(room),
+            Self::RoomMember(room, member) => Target::RoomMember(room, *member),
+        }
+    }
+}
+
+impl From<PublicKey> for Recipient {
+    fn from(user: PublicKey) -> Self {
+        Self::User(user)
+    }
+}
+
+/// Why a message is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ComposeError {
-    /// There is no open session.
-    #[error("there is no connection to the relay")]
-    NotOpen,
+    /// There is no connection to the relay, and there will be none.
+    #[error("the client has closed for good")]
+    Ended,
     /// The text is empty.
     #[error("the message is empty")]
     Empty,
@@ -56,63 +87,42 @@ pub enum ComposeError {
     TooManyUnacked(usize),
 }
 
-/// An own message without an answer.
-#[derive(Debug)]
-pub(super) struct Unacked {
-    pub(super) id: String,
-    pub(super) peer: Peer,
-    /// The one member of a room that it is for.
-    member: Option<PublicKey>,
-    text: String,
-    /// Whether it was signed anew after `stale_timestamp`.
-    restamped: bool,
-}
-
-impl Unacked {
-    fn target(&self) -> Target<'_> {
-        match (&self.peer, self.member) {
-            (Peer::User(recipient), _) => Target::User(*recipient),
-            (Peer::Room(room), None) => Target::Room(room),
-            (Peer::Room(room), Some(member)) => Target::RoomMember(room, member),
-        }
-    }
-}
-
 impl State {
-    pub(super) fn compose(
+    pub(super) fn send(
         &mut self,
         id: String,
-        target: Target<'_>,
+        to: &Recipient,
         text: &str,
         now: Instant,
-    ) -> Result<Composed, ComposeError> {
-        let Phase::Open(Open { limits, .. }) = &self.phase else { return Err(ComposeError::NotOpen) };
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), ComposeError> {
+        if matches!(self.phase, Phase::Refused) {
+            return Err(ComposeError::Ended);
+        }
         let chars = text.chars().count() as u64;
         if chars == 0 {
             return Err(ComposeError::Empty);
         }
-        if chars > limits.message_chars {
-            return Err(ComposeError::TooLong { chars, chars_max: limits.message_chars });
+        if chars > self.limits.message_chars {
+            return Err(ComposeError::TooLong { chars, chars_max: self.limits.message_chars });
         }
-        if !is_id(&id) || self.unacked.iter().any(|unacked| unacked.id == id) {
+        if !is_id(&id) || self.outbox.contains(&id) {
             return Err(ComposeError::Id);
         }
-        let (peer, member) = match target {
-            Target::User(recipient) => (Peer::User(recipient), None),
-            Target::Room(room) => (Peer::Room(room.to_owned()), None),
-            Target::RoomMember(room, member) => (Peer::Room(room.to_owned()), Some(member)),
-        };
+        let peer = to.peer();
         if matches!(&peer, Peer::Room(room) if !is_id(room)) {
             return Err(ComposeError::Room);
         }
-        if self.unacked.len() >= self.options.unacked_max {
-            return Err(ComposeError::TooManyUnacked(self.unacked.len()));
+        if self.outbox.len() >= self.options.unacked_max {
+            return Err(ComposeError::TooManyUnacked(self.outbox.len()));
         }
         let timestamp = self.clock.time(now);
-        let frame = sign_message(&self.key, target, text, &id, timestamp);
-        if frame.len() as u64 > limits.frame_bytes {
-            return Err(ComposeError::TooLarge { bytes: frame.len() as u64, bytes_max: limits.frame_bytes });
+        let bytes = frame_bytes(&unsigned(self.public_key, to.as_target(), text, &id, timestamp));
+        if bytes > self.limits.frame_bytes {
+            return Err(ComposeError::TooLarge { bytes, bytes_max: self.limits.frame_bytes });
         }
+        // What it sends, this device is never to show as another's.
+        self.ids.insert(self.public_key, &id);
         let entry = Entry {
             seq: None,
             sender: self.public_key,
@@ -122,36 +132,39 @@ impl State {
             status: Status::Sending,
         };
         self.history.insert(peer.clone(), entry);
-        self.unacked.push_back(Unacked { id: id.clone(), peer, member, text: text.to_owned(), restamped: false });
-        Ok(Composed { id, frame })
+        self.requests.stop_typing(&peer);
+        let member = match to {
+            Recipient::RoomMember(_, member) => Some(*member),
+            Recipient::User(_) | Recipient::Room(_) => None,
+        };
+        self.outbox.push(Outgoing::new(id, peer, member, text.to_owned()));
+        self.settle(now, effects);
+        Ok(())
     }
+}
 
-    /// Signs a refused message anew, with the corrected time; once only. The relay has not kept its id.
-    pub(super) fn restamp(&mut self, id: &str, now: Instant) -> Option<String> {
-        let timestamp = self.clock.time(now);
-        let unacked = self.unacked.iter_mut().find(|unacked| unacked.id == id && !unacked.restamped)?;
-        unacked.restamped = true;
-        Some(sign_message(&self.key, unacked.target(), &unacked.text, id, timestamp))
-    }
+fn unsigned<'a>(
+    sender: PublicKey,
+    target: Target<'a>,
+    text: &'a str,
+    id: &'a str,
+    timestamp: Timestamp,
+) -> Message<'a> {
+    Message { target, text, sender, id, timestamp, signature: Signature::from_bytes([0; 64]) }
+}
 
-    pub(super) fn take_unacked(&mut self, id: &str) -> Option<Unacked> {
-        let at = self.unacked.iter().position(|unacked| unacked.id == id)?;
-        self.unacked.remove(at)
-    }
+/// Bytes of a message's frame, whatever its signature.
+fn frame_bytes(message: &Message<'_>) -> u64 {
+    let mut frame = Vec::with_capacity(600 + 2 * message.text.len());
+    encode::message(&mut frame, message);
+    frame.len() as u64
 }
 
 /// Signs a message and gives its frame. The session knows nothing of it: for those who sign ahead.
 /// Nothing is checked.
 #[must_use]
 pub fn sign_message(key: &SigningKey, target: Target<'_>, text: &str, id: &str, timestamp: Timestamp) -> String {
-    let mut message = Message {
-        target,
-        text,
-        sender: PublicKey::from(&key.verifying_key()),
-        id,
-        timestamp,
-        signature: Signature::from_bytes([0; 64]),
-    };
+    let mut message = unsigned(PublicKey::from(&key.verifying_key()), target, text, id, timestamp);
     let mut bytes = Vec::with_capacity(600 + 2 * text.len());
     signed_bytes::message(&mut bytes, &message);
     message.signature = Signature::from_bytes(key.sign(&bytes).to_bytes());

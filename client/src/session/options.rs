@@ -17,8 +17,11 @@ pub struct Options {
     pub lobby: LobbyMode,
     /// How many messages are kept.
     pub history: HistoryBounds,
-    /// Own messages without an answer at most; more are not composed.
+    /// Own messages without an answer at most, those that wait for a connection included; more are
+    /// not taken.
     pub unacked_max: usize,
+    /// Whether handled messages are confirmed to the relay. If not, it keeps them for this device.
+    pub confirm: bool,
     /// How long challenge and welcome together may take.
     pub opening_timeout: Duration,
 }
@@ -35,8 +38,8 @@ pub enum OptionsError {
 }
 
 impl Options {
-    /// Options with the whole lobby, the default history, 1,024 messages without an answer at most
-    /// and 15 s for the opening: the relay's own 10 s, and room for a slow network.
+    /// Options with the whole lobby, the default history, 1,024 messages without an answer at
+    /// most, confirmation, and 15 s for the opening: the relay's own 10 s, and room for a slow network.
     ///
     /// # Errors
     /// [`OptionsError`] if a name has not the form of the contract.
@@ -53,6 +56,7 @@ impl Options {
             lobby: LobbyMode::All,
             history: HistoryBounds::default(),
             unacked_max: 1024,
+            confirm: true,
             opening_timeout: Duration::from_secs(15),
         })
     }

@@ -1,21 +1,23 @@
 //! What a session knows, and how frames, time and the end of a connection change it.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use ed25519_dalek::SigningKey;
-use protocol::frame::Target;
+use protocol::frame::Resume;
 use protocol::limits::close;
-use protocol::server_frame::{Challenge, ErrorFrame, Pushed, ServerFrame, Welcome, WelcomeLimits};
+use protocol::server_frame::{Challenge, ErrorFrame, ServerFrame, Welcome, WelcomeLimits};
 use protocol::{PublicKey, Timestamp, encode, opening};
 
-use super::compose::Unacked;
+use super::outbox::{DEFAULT_LIMITS, Outbox};
+use super::receive::Confirming;
+use super::requests::{Requests, room_event, room_update_event};
 use super::{Effect, Options};
 use crate::backoff::Backoff;
-use crate::event::{Dropped, Event, ReceivedMessage};
-use crate::history::{Entry, History, Status, peer_of};
-use crate::inbox::{SeenIds, SeenSeqs, Verifier};
+use crate::event::{CLOSED, Event};
+use crate::history::History;
+use crate::inbox::{SeenIds, Verifier};
 use crate::lobby::Lobby;
+use crate::seqs::Seqs;
 
 /// Heartbeats without a sign of the relay after which a connection is given up.
 const SILENT_HEARTBEATS: u32 = 3;
@@ -39,11 +41,14 @@ pub(super) struct State {
     backoff: Backoff,
     pub(super) lobby: Lobby,
     pub(super) history: History,
-    epoch: Option<u64>,
-    seqs: SeenSeqs,
-    ids: SeenIds,
-    verifier: Verifier,
-    pub(super) unacked: VecDeque<Unacked>,
+    pub(super) seqs: Seqs,
+    pub(super) ids: SeenIds,
+    pub(super) verifier: Verifier,
+    /// What the relay takes; what it took, between connections.
+    pub(super) limits: WelcomeLimits,
+    pub(super) outbox: Outbox,
+    pub(super) requests: Requests,
+    pub(super) confirming: Confirming,
 }
 
 #[derive(Debug)]
@@ -52,8 +57,8 @@ pub(super) enum Phase {
     Offline,
     /// A connection without a challenge yet.
     Challenged { deadline: Instant },
-    /// A challenge was answered.
-    Answered { deadline: Instant },
+    /// A challenge was answered, and the relay asked to go on after this seq.
+    Answered { deadline: Instant, resumed: Option<u64> },
     /// Messages flow.
     Open(Open),
     /// This relay must not be talked to, now or later.
@@ -63,7 +68,6 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Open {
     since: Instant,
-    pub(super) limits: WelcomeLimits,
     /// Silence after which the connection is given up; `None` if the relay does not ping.
     silence_max: Option<Duration>,
     /// Set by `restarting`.
@@ -98,11 +102,13 @@ impl State {
             backoff: Backoff::default(),
             lobby: Lobby::default(),
             history,
-            epoch: None,
-            seqs: SeenSeqs::default(),
+            seqs: Seqs::default(),
             ids: SeenIds::default(),
             verifier: Verifier::default(),
-            unacked: VecDeque::new(),
+            limits: DEFAULT_LIMITS,
+            outbox: Outbox::new(),
+            requests: Requests::new(),
+            confirming: Confirming::default(),
         }
     }
 
@@ -112,22 +118,19 @@ impl State {
                 let deadline = *deadline;
                 self.answer(&challenge, deadline, effects);
             }
-            (Phase::Answered { .. }, ServerFrame::Welcome(welcome)) => self.welcome(&welcome, now, effects),
-            (Phase::Open(_), ServerFrame::Message(pushed)) => self.pushed(&pushed, effects),
-            (Phase::Open(_), ServerFrame::Ack(ack)) => {
-                if let Some(seq) = ack.seq {
-                    self.seqs.insert(seq);
-                }
-                if let Some(unacked) = self.take_unacked(ack.id) {
-                    self.history.set_status(&unacked.peer, ack.id, Status::Sent, ack.seq);
-                }
-                effects.push(Effect::Event(Event::Ack {
-                    client_message_id: ack.id.to_owned(),
-                    recipient_online: ack.online,
-                    duplicate: ack.duplicate,
-                    seq: ack.seq,
-                }));
+            (Phase::Answered { resumed, .. }, ServerFrame::Welcome(welcome)) => {
+                let resumed = *resumed;
+                self.welcome(&welcome, resumed, now, effects);
             }
+            (Phase::Open(_), ServerFrame::Message(pushed)) => self.pushed(&pushed, effects),
+            (Phase::Open(_), ServerFrame::Ack(ack)) => self.acked(&ack, effects),
+            (Phase::Open(_), ServerFrame::Receipt(receipt)) => self.receipt(&receipt, effects),
+            (Phase::Open(_), ServerFrame::Typing(typing)) => self.typing_of(&typing, effects),
+            (Phase::Open(_), ServerFrame::Room(room)) => effects.push(Effect::Event(room_event(&room))),
+            (Phase::Open(_), ServerFrame::RoomUpdate(update)) => {
+                effects.push(Effect::Event(room_update_event(&update)));
+            }
+            (Phase::Open(_), ServerFrame::History(page)) => self.history_page(&page, now, effects),
             (Phase::Open(_), ServerFrame::Lobby(page)) => {
                 self.lobby.page(&page, &mut |event| effects.push(Effect::Event(event)));
             }
@@ -139,16 +142,7 @@ impl State {
                 effects.push(Effect::Event(Event::Restarting { reconnect_in_ms }));
             }
             (_, ServerFrame::Error(error)) => self.refused(&error, now, effects),
-            (
-                _,
-                ServerFrame::Pong
-                | ServerFrame::Receipt(_)
-                | ServerFrame::Typing(_)
-                | ServerFrame::Room(_)
-                | ServerFrame::RoomUpdate(_)
-                | ServerFrame::History(_)
-                | ServerFrame::Unknown(_),
-            ) => {}
+            (_, ServerFrame::Pong | ServerFrame::Unknown(_)) => {}
             (_, _) => {
                 let details = "the relay sent a frame that has no place at this time".to_owned();
                 effects.push(Effect::Event(Event::BadFrame { details }));
@@ -158,12 +152,13 @@ impl State {
 
     fn answer(&mut self, challenge: &Challenge<'_>, deadline: Instant, effects: &mut Vec<Effect>) {
         let Options { relay_name, device_id, lobby, .. } = &self.options;
-        match opening::answer(challenge, relay_name, &self.key, device_id, *lobby, None) {
+        let resume = self.seqs.epoch().zip(self.seqs.cursor()).map(|(epoch, seq)| Resume { epoch, seq });
+        match opening::answer(challenge, relay_name, &self.key, device_id, *lobby, resume) {
             Ok(auth) => {
                 let mut frame = Vec::with_capacity(512);
                 encode::auth(&mut frame, &auth);
                 effects.push(Effect::Send(text_of(frame)));
-                self.phase = Phase::Answered { deadline };
+                self.phase = Phase::Answered { deadline, resumed: resume.map(|resume| resume.seq) };
             }
             Err(error) => {
                 self.phase = Phase::Refused;
@@ -172,21 +167,22 @@ impl State {
         }
     }
 
-    fn welcome(&mut self, welcome: &Welcome<'_>, now: Instant, effects: &mut Vec<Effect>) {
+    fn welcome(&mut self, welcome: &Welcome<'_>, resumed: Option<u64>, now: Instant, effects: &mut Vec<Effect>) {
         if welcome.public_key != self.public_key || welcome.device_id != self.options.device_id {
             let details = "the relay welcomed another key or device".to_owned();
             effects.push(Effect::Close { code: close::POLICY, details });
             return;
         }
         let clock_moved_ms = self.set_clock(welcome.time, now);
-        if self.epoch.replace(welcome.epoch).is_some_and(|epoch| epoch != welcome.epoch) {
-            self.seqs.clear();
+        if self.seqs.welcome(welcome.epoch, welcome.seq, welcome.recovered, resumed) {
             self.history.forget_seqs();
         }
+        self.confirming = Confirming::after(resumed.filter(|_| welcome.recovered).unwrap_or(0));
+        self.limits = welcome.limits;
+        self.outbox.start_connection(&welcome.limits);
         let heartbeat = Duration::from_millis(welcome.heartbeat_ms);
         self.phase = Phase::Open(Open {
             since: now,
-            limits: welcome.limits,
             silence_max: Some(heartbeat * SILENT_HEARTBEATS).filter(|silence| !silence.is_zero()),
             reconnect_in: None,
         });
@@ -198,6 +194,7 @@ impl State {
             clock_moved_ms,
             epoch: welcome.epoch,
             seq: welcome.seq,
+            resumed_seq: resumed,
             recovered: welcome.recovered,
             heartbeat_ms: welcome.heartbeat_ms,
             frame_bytes: welcome.limits.frame_bytes,
@@ -206,62 +203,16 @@ impl State {
         }));
     }
 
-    fn pushed(&mut self, pushed: &Pushed<'_>, effects: &mut Vec<Effect>) {
-        let Pushed { seq, message } = *pushed;
-        let dropped = Dropped { seq, sender_public_key: message.sender, client_message_id: message.id.to_owned() };
-        let (recipient, room) = match message.target {
-            Target::User(recipient) => (Some(recipient), None),
-            Target::Room(room) => (None, Some(room)),
-            Target::RoomMember(room, recipient) => (Some(recipient), Some(room)),
-        };
-        let is_mine = message.sender == self.public_key || recipient.is_none_or(|key| key == self.public_key);
-        let event = if !self.seqs.insert(seq) {
-            Event::Duplicate(dropped)
-        } else if !is_mine {
-            Event::NotForMe(dropped)
-        } else if !self.verifier.verify(&message) {
-            Event::BadSignature(dropped)
-        } else if !self.ids.insert(message.sender, message.id) {
-            // Only now: an unsigned claim must not use up the id of an honest message.
-            Event::Duplicate(dropped)
-        } else {
-            let entry = Entry {
-                seq: Some(seq),
-                sender: message.sender,
-                id: message.id.to_owned(),
-                timestamp: message.timestamp,
-                text: message.text.to_owned(),
-                status: Status::Received,
-            };
-            self.history.insert(peer_of(&message.target, message.sender, self.public_key), entry);
-            Event::Message(ReceivedMessage {
-                seq,
-                sender_public_key: message.sender,
-                recipient_public_key: recipient,
-                room_id: room.map(str::to_owned),
-                client_message_id: message.id.to_owned(),
-                timestamp: message.timestamp,
-                message: message.text.to_owned(),
-            })
-        };
-        effects.push(Effect::Event(event));
-    }
-
     fn refused(&mut self, error: &ErrorFrame<'_>, now: Instant, effects: &mut Vec<Effect>) {
         if error.reason == "stale_timestamp"
             && let Some(time) = error.time
         {
             self.set_clock(time, now);
-            if let Some(frame) = error.id.and_then(|id| self.restamp(id, now)) {
-                effects.push(Effect::Send(frame));
-                return;
-            }
         }
-        if let Some(id) = error.id
-            && let Some(unacked) = self.take_unacked(id)
-        {
-            self.history.set_status(&unacked.peer, id, Status::Failed, None);
+        if self.message_refused(error, now, effects) {
+            return;
         }
+        self.request_refused(error, now, effects);
         effects.push(Effect::Event(Event::Error {
             reason: error.reason.to_owned(),
             details: error.details.to_owned(),
@@ -278,34 +229,53 @@ impl State {
         time.unix_ms() - before.unix_ms()
     }
 
-    pub(super) fn sync_if_due(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        if matches!(self.phase, Phase::Open(_)) && self.lobby.take_sync(now) {
+    /// Does whatever can be done now: after frames, commands and the passing of time.
+    pub(super) fn settle(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if !self.is_open() {
+            return;
+        }
+        self.confirm(now, effects);
+        if self.lobby.take_sync(now) {
+            self.requests.pace.take(now);
             let mut frame = Vec::new();
             encode::lobby_sync(&mut frame);
             effects.push(Effect::Send(text_of(frame)));
         }
+        self.send_requests(now, effects);
+        self.send_waiting(now, effects);
+        self.tell_gap(effects);
     }
 
     pub(super) fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         match &self.phase {
             Phase::Offline | Phase::Refused => None,
-            Phase::Challenged { deadline } | Phase::Answered { deadline } => Some(*deadline),
-            Phase::Open(open) => {
-                let silent = open.silence_max.map(|silence| self.heard + silence);
-                [silent, self.lobby.sync_at(now)].into_iter().flatten().min()
-            }
+            Phase::Challenged { deadline } | Phase::Answered { deadline, .. } => Some(*deadline),
+            Phase::Open(open) => [
+                open.silence_max.map(|silence| self.heard + silence),
+                self.lobby.sync_at(now),
+                self.confirm_at(now),
+                self.requests.poll_timeout(now),
+                self.outbox.poll_timeout(&self.requests.pace, now),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
         }
     }
 
     pub(super) fn handle_timeout(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let details = match &self.phase {
-            Phase::Challenged { deadline } | Phase::Answered { deadline } if *deadline <= now => {
+            Phase::Challenged { deadline } | Phase::Answered { deadline, .. } if *deadline <= now => {
                 "the relay did not open the session in time"
             }
             Phase::Open(Open { silence_max: Some(silence), .. }) if self.heard + *silence <= now => {
                 "the relay was silent for three heartbeats"
             }
-            _ => return self.sync_if_due(now, effects),
+            _ => {
+                self.expire_answers(now);
+                self.expire_page(now, effects);
+                return self.settle(now, effects);
+            }
         };
         effects.push(Effect::Close { code: close::GOING_AWAY, details: details.to_owned() });
     }
@@ -327,11 +297,12 @@ impl State {
                 self.backoff.reset();
             }
         }
-        for unacked in std::mem::take(&mut self.unacked) {
-            self.history.set_status(&unacked.peer, &unacked.id, Status::Failed, None);
-            effects.push(Effect::Event(Event::Failed { client_message_id: unacked.id }));
-        }
+        self.outbox.end_connection();
+        self.requests.end_connection();
         let details = if details.is_empty() { code.map_or("the connection ended", meaning) } else { details };
+        if is_final {
+            self.fail_all(CLOSED, details, effects);
+        }
         effects.push(Effect::Event(Event::Closed { code, details: details.to_owned(), retry: !is_final }));
         if is_final {
             self.phase = Phase::Refused;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use protocol::decode::FrameDecoder;
-use protocol::frame::{ClientFrame, LobbyMode};
+use protocol::frame::{ClientFrame, LobbyMode, Resume};
 use protocol::keys::PublicKey;
 use protocol::opening::check_auth;
 use protocol::server_frame::Welcome;
@@ -120,18 +120,31 @@ impl Peer {
 
     /// Sends a challenge and checks the answer: gives the device and whether it wants the lobby.
     pub(crate) async fn challenge(&mut self) -> (String, LobbyMode) {
+        let (device, lobby, _) = self.challenged().await;
+        (device, lobby)
+    }
+
+    /// Sends a challenge and checks the answer: gives what the client asks to go on from.
+    pub(crate) async fn challenge_resume(&mut self) -> Option<Resume> {
+        self.challenged().await.2
+    }
+
+    async fn challenged(&mut self) -> (String, LobbyMode, Option<Resume>) {
         self.send(&frames::challenge(RELAY)).await;
         let text = self.next_text().await;
         let ClientFrame::Auth(auth) = self.decoder.decode(&text).expect("a good frame") else {
             panic!("not an auth: {text}")
         };
         check_auth(&auth, RELAY, &NONCE, &mut Vec::new()).expect("a good signature");
-        (auth.device_id.to_owned(), auth.lobby)
+        (auth.device_id.to_owned(), auth.lobby, auth.resume)
     }
 
-    /// The next frame, which is a message to a user, with a good signature.
+    /// The next frame but for `received` and `read`, which is a message with a good signature.
     pub(crate) async fn next_message(&mut self) -> Sent {
-        let text = self.next_text().await;
+        let mut text = self.next_text().await;
+        while matches!(self.decoder.decode(&text), Ok(ClientFrame::Received(_) | ClientFrame::Read(_))) {
+            text = self.next_text().await;
+        }
         let ClientFrame::Message(message) = self.decoder.decode(&text).expect("a good frame") else {
             panic!("not a message: {text}")
         };

@@ -3,7 +3,7 @@
 use client::session::sign_message;
 use ed25519_dalek::SigningKey;
 use protocol::frame::Target;
-use protocol::server_frame::{Ack, Challenge, ErrorFrame, LobbyTotals, Welcome, WelcomeLimits};
+use protocol::server_frame::{Ack, Challenge, ErrorFrame, LobbyTotals, ReceiptStatus, Welcome, WelcomeLimits};
 use protocol::splice::splice_seq;
 use protocol::{PublicKey, Timestamp, encode};
 
@@ -78,7 +78,11 @@ pub(crate) fn update(rev: u64, joined: &[u8], left: &[u8], all: &[u8]) -> String
 
 /// A message from one key to another, as the sender writes it.
 pub(crate) fn message(from: u8, to: u8, id: &str, message: &str) -> String {
-    sign_message(&signing_key(from), Target::User(key(to)), message, id, relay_time())
+    message_to(from, Target::User(key(to)), id, message)
+}
+
+pub(crate) fn message_to(from: u8, target: Target<'_>, id: &str, message: &str) -> String {
+    sign_message(&signing_key(from), target, message, id, relay_time())
 }
 
 /// A sender's frame as the relay pushes it.
@@ -87,7 +91,29 @@ pub(crate) fn pushed(seq: u64, frame: &str) -> String {
 }
 
 pub(crate) fn ack(id: &str) -> String {
-    text(|out| encode::ack(out, &Ack { id, online: true, duplicate: false, seq: None }))
+    ack_with(id, None)
+}
+
+/// An ack of a relay with a store.
+pub(crate) fn ack_with(id: &str, seq: Option<u64>) -> String {
+    text(|out| encode::ack(out, &Ack { id, online: true, duplicate: false, seq }))
+}
+
+pub(crate) fn receipt(status: ReceiptStatus, ids: &[&str], recipient: u8) -> String {
+    text(|out| encode::receipt(out, status, ids.iter().copied(), &key(recipient), None))
+}
+
+/// An error that says when to try again.
+pub(crate) fn not_yet(reason: &str, id: &str, retry_after_ms: u64) -> String {
+    let frame = ErrorFrame {
+        reason,
+        details: "Not yet.",
+        id: Some(id),
+        room: None,
+        retry_after_ms: Some(retry_after_ms),
+        time: None,
+    };
+    text(|out| encode::error(out, &frame, None))
 }
 
 pub(crate) fn error(reason: &str, details: &str, id: Option<&str>, time: Option<Timestamp>) -> String {

@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use client::endpoint::Endpoint;
-use client::front::SendError;
+use client::event::CLOSED;
+use client::front::{AskError, SendError};
 use client::history::{Peer as HistoryPeer, Status};
-use client::session::{ComposeError, Options};
-use client::{Client, Config, Event, EventStream, Handle};
-use protocol::server_frame::LobbyTotals;
+use client::session::{ComposeError, Options, RequestError};
+use client::{Client, Config, Event, EventStream, Handle, Recipient};
+use protocol::frame::{Resume, RoomAction};
+use protocol::server_frame::{LobbyTotals, Welcome};
 use protocol::{PublicKey, encode};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
@@ -71,7 +73,7 @@ async fn messages_go_both_ways_and_answers_find_their_sender() {
     });
     let refused = refused.expect_err("an error");
     assert_eq!(refused.to_string(), "They are offline. (offline)");
-    assert!(matches!(next(&mut events).await, Event::Error { .. }));
+    assert!(matches!(next(&mut events).await, Event::Failed { reason, .. } if reason == "offline"));
 
     assert_eq!(handle.send(key(PEER), "").await, Err(SendError::Compose(ComposeError::Empty)));
 
@@ -90,20 +92,68 @@ async fn messages_go_both_ways_and_answers_find_their_sender() {
 #[tokio::test]
 async fn a_lost_connection_is_made_again() {
     let (relay, mut peer, handle, mut events) = opened().await;
-    let (sent, ()) = tokio::join!(handle.send(key(PEER), "hi"), async {
-        peer.next_message().await;
-        // No close frame, no ack.
-        drop(peer);
-    });
-    assert_eq!(sent, Err(SendError::Lost));
-    let (failed, closed) = (next(&mut events).await, next(&mut events).await);
-    assert!(matches!(failed, Event::Failed { .. }), "{failed:?}");
+    let id = handle.submit(key(PEER), "hi").await.expect("a live client");
+    let first = peer.next_text().await;
+    // No close frame, no ack.
+    drop(peer);
+    let closed = next(&mut events).await;
     assert!(matches!(closed, Event::Closed { code: None, retry: true, .. }), "{closed:?}");
     assert!(matches!(next(&mut events).await, Event::Reconnecting { attempt: 1, delay_ms: 0..=1000 }));
+    let while_away = handle.submit(key(PEER), "again").await.expect("a live client");
     let mut peer = relay.accept_open(ME).await;
     assert!(matches!(next(&mut events).await, Event::Welcome { .. }));
-    let id = handle.submit(key(PEER), "again").await.expect("an open session");
-    assert_eq!(peer.next_message().await.id, id);
+    assert_eq!(peer.next_text().await, first, "byte for byte");
+    peer.send(&frames::ack(&id)).await;
+    assert!(matches!(next(&mut events).await, Event::Ack { client_message_id, .. } if client_message_id == id));
+    assert_eq!(peer.next_message().await.id, while_away);
+}
+
+#[tokio::test]
+async fn a_message_is_confirmed_once_the_user_asks_for_more_and_the_next_connection_goes_on_there() {
+    let (relay, mut peer, handle, mut events) = opened().await;
+    for seq in 1..=3 {
+        peer.send(&frames::pushed(seq, &frames::message(PEER, ME, &format!("m-{seq}"), "hello"))).await;
+    }
+    for _ in 1..=3 {
+        assert!(matches!(next(&mut events).await, Event::Message(_)));
+    }
+    // Two are done with. Nothing else makes the client speak, so a confirmation of the third would show.
+    assert_eq!(peer.next_text().await, r#"{"type":"received","seq":2}"#);
+    drop(peer);
+    let mut peer = relay.accept().await;
+    assert_eq!(peer.challenge_resume().await, Some(Resume { epoch: 1, seq: 2 }));
+    peer.send(&frames::text(|out| {
+        encode::welcome(out, &Welcome { seq: 3, recovered: true, ..frames::welcome_frame(ME, "phone") });
+    }))
+    .await;
+    peer.send(&frames::pushed(3, &frames::message(PEER, ME, "m-3", "hello"))).await;
+    while !matches!(next(&mut events).await, Event::Duplicate(_)) {}
+    // It came twice and was handled once; it is confirmed when the second is done with too.
+    let more = tokio::spawn(async move { events.next().await });
+    assert_eq!(peer.next_text().await, r#"{"type":"received","seq":3}"#);
+    handle.close().await;
+    assert!(within("the last event", more).await.expect("no panic").is_some());
+}
+
+#[tokio::test]
+async fn requests_go_out_and_their_answers_come_back() {
+    let (_relay, mut peer, handle, mut events) = opened().await;
+    handle.room("tea", RoomAction::Join).await.expect("an open session");
+    assert_eq!(peer.next_text().await, r#"{"type":"room_join","roomId":"tea"}"#);
+    peer.send(&frames::text(|out| encode::room(out, "tea", &key(PEER), true, [key(ME)].iter()))).await;
+    assert!(matches!(next(&mut events).await, Event::Room { room_id, .. } if room_id == "tea"));
+    handle.typing(HistoryPeer::Room("tea".into()), true).await.expect("an open session");
+    assert_eq!(peer.next_text().await, r#"{"type":"typing","roomId":"tea","isTyping":true}"#);
+    handle.read(7).await.expect("an open session");
+    assert_eq!(peer.next_text().await, r#"{"type":"read","seq":7}"#);
+    handle.request_history(HistoryPeer::Room("tea".into()), None, 10).await.expect("an open session");
+    assert_eq!(peer.next_text().await, r#"{"type":"history","roomId":"tea","limit":10}"#);
+    peer.send(r#"{"type":"history","messages":[],"more":false}"#).await;
+    assert!(matches!(next(&mut events).await, Event::History { .. }));
+    let refused = handle.room("no tea", RoomAction::Join).await;
+    assert_eq!(refused, Err(AskError::Request(RequestError::Room)));
+    handle.submit(Recipient::RoomMember("tea".into(), key(PEER)), "psst").await.expect("a live client");
+    assert_eq!(peer.next_message().await.target, format!("room:tea:{}", key(PEER)));
 }
 
 #[tokio::test]
@@ -268,8 +318,13 @@ async fn closing_while_waiting_to_reconnect_is_final_too() {
     peer.send("{\"type\":\"restarting\",\"reconnectInMs\":200000}").await;
     peer.close(1001, "").await;
     while !matches!(next(&mut events).await, Event::Reconnecting { delay_ms: 200_000, .. }) {}
-    assert_eq!(handle.submit(key(PEER), "hi").await, Err(SendError::Compose(ComposeError::NotOpen)));
+    let id = handle.submit(key(PEER), "hi").await.expect("a live client");
     handle.close().await;
+    let failed = next(&mut events).await;
+    assert!(
+        matches!(&failed, Event::Failed { client_message_id, reason, .. } if *client_message_id == id && reason == CLOSED),
+        "{failed:?}"
+    );
     let closed = last(&mut events).await;
     assert!(is_final(&closed, "this client closed"), "{closed:?}");
 }

@@ -5,4 +5,7 @@ mod command;
 mod fake_relay;
 mod frames;
 mod front;
+mod inbox;
+mod outbox;
+mod requests;
 mod session;

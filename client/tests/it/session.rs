@@ -6,58 +6,64 @@ use client::Event;
 use client::event::{Dropped, ReceivedMessage};
 use client::history::{Peer, Status};
 use client::lobby::SYNC_INTERVAL;
-use client::session::{ComposeError, Effect, Options, OptionsError, Session, sign_message};
+use client::session::{ComposeError, Effect, Options, OptionsError, Session};
 use protocol::decode::FrameDecoder;
-use protocol::frame::{ClientFrame, LobbyMode, Target};
+use protocol::frame::{ClientFrame, LobbyMode};
 use protocol::opening::check_auth;
-use protocol::server_frame::{Ack, Welcome, WelcomeLimits};
+use protocol::server_frame::Welcome;
 use protocol::{PublicKey, Timestamp, encode};
 
-use crate::frames::{self, LIMITS, NONCE, RELAY, RELAY_TIME_MS, key, signing_key};
+use crate::frames::{self, NONCE, RELAY, RELAY_TIME_MS, key, signing_key};
 
 const ME: u8 = 1;
 const PEER: u8 = 2;
 const OTHER: u8 = 3;
 
 /// A session and its clock.
-struct Fixture {
-    session: Session,
-    now: Instant,
+pub(crate) struct Fixture {
+    pub(crate) session: Session,
+    pub(crate) now: Instant,
 }
 
 impl Fixture {
-    fn offline() -> Self {
+    pub(crate) fn offline() -> Self {
         let options = Options::new(RELAY, "phone").expect("good names");
         Self::with(options)
     }
 
-    fn with(options: Options) -> Self {
+    pub(crate) fn with(options: Options) -> Self {
         let now = Instant::now();
         Self { session: Session::new(signing_key(ME), options, now, Timestamp::from_unix_ms(0)), now }
     }
 
     /// Connected and welcomed.
-    fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let mut fixture = Self::offline();
         fixture.open_with(&frames::welcome_frame(ME, "phone"));
         fixture
     }
 
-    fn open_with(&mut self, welcome: &Welcome<'_>) {
+    pub(crate) fn open_with(&mut self, welcome: &Welcome<'_>) {
+        let effects = self.opened(welcome);
+        assert!(matches!(effects[..], [Effect::Event(Event::Welcome { .. })]), "{effects:?}");
+    }
+
+    /// Connects, and gives what the welcome leads to.
+    pub(crate) fn opened(&mut self, welcome: &Welcome<'_>) -> Vec<Effect> {
         self.session.connected(self.now);
         assert!(matches!(self.text(&frames::challenge(RELAY))[..], [Effect::Send(_)]));
         let effects = self.text(&frames::text(|out| encode::welcome(out, welcome)));
-        assert!(matches!(effects[..], [Effect::Event(Event::Welcome { .. })]), "{effects:?}");
         assert!(self.session.is_open());
+        effects
     }
 
-    fn text(&mut self, text: &str) -> Vec<Effect> {
+    pub(crate) fn text(&mut self, text: &str) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.session.handle_text(text, self.now, &mut effects);
         effects
     }
 
-    fn event(&mut self, text: &str) -> Event {
+    pub(crate) fn event(&mut self, text: &str) -> Event {
         match self.text(text).as_slice() {
             [Effect::Event(event)] => event.clone(),
             effects => panic!("expected one event, got {effects:?}"),
@@ -65,7 +71,7 @@ impl Fixture {
     }
 
     /// Goes on by `by`, calling on the session whenever it asks for it.
-    fn pass(&mut self, by: Duration) -> Vec<Effect> {
+    pub(crate) fn pass(&mut self, by: Duration) -> Vec<Effect> {
         let end = self.now + by;
         let mut effects = Vec::new();
         while let Some(at) = self.session.poll_timeout(self.now).filter(|&at| at <= end) {
@@ -81,7 +87,7 @@ impl Fixture {
         effects
     }
 
-    fn end(&mut self, code: Option<u16>) -> (Option<Duration>, Vec<Event>) {
+    pub(crate) fn end(&mut self, code: Option<u16>) -> (Option<Duration>, Vec<Event>) {
         let mut effects = Vec::new();
         let delay = self.session.disconnected(code, "", u32::MAX, self.now, &mut effects);
         let events = effects.into_iter().map(|effect| match effect {
@@ -91,12 +97,16 @@ impl Fixture {
         (delay, events.collect())
     }
 
-    fn compose(&mut self, text: &str) -> Result<(String, String), ComposeError> {
-        let composed = self.session.compose(Target::User(key(PEER)), text, self.now)?;
-        Ok((composed.id, composed.frame))
+    pub(crate) fn compose(&mut self, text: &str) -> Result<(String, String), ComposeError> {
+        let mut effects = Vec::new();
+        let id = self.session.send(&key(PEER).into(), text, self.now, &mut effects)?;
+        match &effects[..] {
+            [Effect::Send(frame)] => Ok((id, frame.clone())),
+            effects => panic!("expected one frame, got {effects:?}"),
+        }
     }
 
-    fn statuses(&self, with: u8) -> Vec<(String, Status)> {
+    pub(crate) fn statuses(&self, with: u8) -> Vec<(String, Status)> {
         let entries = self.session.history().with(&Peer::User(key(with)));
         entries.map(|entry| (entry.text.clone(), entry.status)).collect()
     }
@@ -142,6 +152,7 @@ fn the_opening_signs_for_the_relay_expected() {
             clock_moved_ms: RELAY_TIME_MS,
             epoch: 1,
             seq: 0,
+            resumed_seq: None,
             recovered: false,
             heartbeat_ms: 20_000,
             frame_bytes: 16 * 1024,
@@ -204,8 +215,8 @@ fn a_signed_message_arrives_once() {
 fn spacing_and_field_order_of_the_sender_do_not_matter() {
     let mut fixture = Fixture::open();
     let frame = frames::message(PEER, ME, "m-1", "hi").replace("\":", "\" :\t").replace(",\"", " ,\n \"");
-    let event = fixture.event(&frames::pushed(4, &format!("  {frame} ")));
-    assert_eq!(event, received(4, PEER, ME, "m-1", "hi"));
+    let event = fixture.event(&frames::pushed(1, &format!("  {frame} ")));
+    assert_eq!(event, received(1, PEER, ME, "m-1", "hi"));
 }
 
 #[test]
@@ -258,12 +269,13 @@ fn a_copy_from_another_own_device_is_in_its_conversation() {
     let mut fixture = Fixture::open();
     let frame = frames::message(ME, PEER, "m-1", "from my desk");
     assert_eq!(fixture.event(&frames::pushed(1, &frame)), received(1, ME, PEER, "m-1", "from my desk"));
-    assert_eq!(fixture.statuses(PEER), [("from my desk".to_owned(), Status::Received)]);
+    assert_eq!(fixture.statuses(PEER), [("from my desk".to_owned(), Status::Sent)]);
 }
 
 #[test]
 fn history_follows_the_seq() {
-    let mut fixture = Fixture::open();
+    let mut fixture = Fixture::offline();
+    fixture.open_with(&Welcome { seq: 4, ..frames::welcome_frame(ME, "phone") });
     for (seq, text) in [(2, "two"), (1, "one"), (4, "four"), (3, "three")] {
         let frame = frames::message(PEER, ME, text, text);
         assert_eq!(fixture.event(&frames::pushed(seq, &frame)), received(seq, PEER, ME, text, text));
@@ -348,85 +360,6 @@ fn own_messages_verify_and_follow_the_relays_clock() {
     let Event::Message(message) = recipient.event(&frames::pushed(1, &frame)) else { panic!("not taken") };
     assert_eq!((message.client_message_id, message.message.as_str()), (id, "Hello,\n\"wörld\" 👋"));
     assert_eq!(message.timestamp.unix_ms(), RELAY_TIME_MS + 2500, "though the local clock said 1970");
-}
-
-#[test]
-fn a_stale_timestamp_corrects_the_clock_and_is_signed_anew_once() {
-    let mut fixture = Fixture::open();
-    let (id, frame) = fixture.compose("hi").expect("a good message");
-    let hour_later = Timestamp::from_unix_ms(RELAY_TIME_MS + 3_600_000);
-    let stale = frames::error("stale_timestamp", "Too old.", Some(&id), Some(hour_later));
-    let again = fixture.text(&stale);
-    let expected = sign_message(&signing_key(ME), Target::User(key(PEER)), "hi", &id, hour_later);
-    assert_ne!(expected, frame);
-    assert_eq!(again, [Effect::Send(expected)]);
-    let event = fixture.event(&stale);
-    assert!(matches!(&event, Event::Error { reason, .. } if reason == "stale_timestamp"), "{event:?}");
-    assert_eq!(fixture.statuses(PEER), [("hi".to_owned(), Status::Failed)]);
-    assert_eq!(fixture.session.time(fixture.now), hour_later);
-}
-
-#[test]
-fn what_the_relay_would_refuse_is_not_composed() {
-    let mut fixture = Fixture::offline();
-    assert_eq!(fixture.compose("hi"), Err(ComposeError::NotOpen));
-    let mut options = Options::new(RELAY, "phone").expect("good names");
-    options.unacked_max = 2;
-    let mut fixture = Fixture::with(options);
-    fixture.open_with(&Welcome {
-        limits: WelcomeLimits { frame_bytes: 700, ..LIMITS },
-        ..frames::welcome_frame(ME, "phone")
-    });
-    assert_eq!(fixture.compose(""), Err(ComposeError::Empty));
-    // Scalar values count, not bytes.
-    let long = "é".repeat(1001);
-    assert_eq!(fixture.compose(&long), Err(ComposeError::TooLong { chars: 1001, chars_max: 1000 }));
-    let large = fixture.compose(&"é".repeat(300));
-    assert!(matches!(large, Err(ComposeError::TooLarge { bytes: 701.., bytes_max: 700 })), "{large:?}");
-    let compose_as = |fixture: &mut Fixture, id: &str, target: Target<'_>| {
-        fixture.session.compose_as(id.to_owned(), target, "hi", fixture.now).err()
-    };
-    assert_eq!(compose_as(&mut fixture, "a b", Target::User(key(PEER))), Some(ComposeError::Id));
-    assert_eq!(compose_as(&mut fixture, "ok", Target::Room("no room")), Some(ComposeError::Room));
-    assert_eq!(fixture.session.history().peers().count(), 0, "nothing of it is in the history");
-    assert_eq!(compose_as(&mut fixture, "ok", Target::Room("room")), None);
-    assert_eq!(compose_as(&mut fixture, "ok", Target::User(key(PEER))), Some(ComposeError::Id));
-    assert_eq!(compose_as(&mut fixture, "ok2", Target::RoomMember("room", key(PEER))), None);
-    assert_eq!(compose_as(&mut fixture, "ok3", Target::User(key(PEER))), Some(ComposeError::TooManyUnacked(2)));
-    fixture.text(&frames::ack("ok"));
-    assert_eq!(compose_as(&mut fixture, "ok3", Target::User(key(PEER))), None);
-}
-
-#[test]
-fn every_own_message_ends_as_sent_or_failed() {
-    let mut fixture = Fixture::open();
-    let (acked, _) = fixture.compose("acked").expect("a good message");
-    let (refused, _) = fixture.compose("refused").expect("a good message");
-    let (lost, _) = fixture.compose("lost").expect("a good message");
-    assert_ne!(acked, refused);
-    let ack = Ack { id: &acked, online: false, duplicate: true, seq: Some(9) };
-    let event = fixture.event(&frames::text(|out| encode::ack(out, &ack)));
-    let expected = Event::Ack { client_message_id: acked, recipient_online: false, duplicate: true, seq: Some(9) };
-    assert_eq!(event, expected);
-    let event = fixture.event(&frames::error("offline", "They are offline.", Some(&refused), None));
-    let expected = Event::Error {
-        reason: "offline".into(),
-        details: "They are offline.".into(),
-        client_message_id: Some(refused),
-        room_id: None,
-        retry_after_ms: None,
-    };
-    assert_eq!(event, expected);
-    let (_, events) = fixture.end(None);
-    assert_eq!(events[0], Event::Failed { client_message_id: lost });
-    let expected = [("refused", Status::Failed), ("lost", Status::Failed), ("acked", Status::Sent)];
-    let mut statuses = fixture.statuses(PEER);
-    statuses.sort_by_key(|(text, _)| expected.iter().position(|(expected, _)| expected == text));
-    assert_eq!(statuses, expected.map(|(text, status)| (text.to_owned(), status)));
-    // The seq that its ack carried is that of no other message.
-    fixture.open_with(&frames::welcome_frame(ME, "phone"));
-    let copy = frames::message(PEER, ME, "m-9", "hi");
-    assert_eq!(fixture.event(&frames::pushed(9, &copy)), Event::Duplicate(dropped(9, PEER, "m-9")));
 }
 
 #[test]

@@ -189,15 +189,11 @@ impl Room {
                 self.unanswered.remove(&client_message_id);
                 if recipient_online { Ok(()) } else { say(format_args!("* kept by the relay until they come online")) }
             }
-            Event::Failed { client_message_id } => {
+            Event::Failed { client_message_id, details, .. } => {
                 self.unanswered.remove(&client_message_id);
-                say(format_args!("! a message may be lost: the connection ended before the relay answered"))
+                say(format_args!("! not sent: {}", ForTerminal(&details)))
             }
-            Event::Error { details, client_message_id, .. } => {
-                let is_own = client_message_id.is_some_and(|id| self.unanswered.remove(&id));
-                let what = if is_own { "not sent" } else { "the relay says" };
-                say(format_args!("! {what}: {}", ForTerminal(&details)))
-            }
+            Event::Error { details, .. } => say(format_args!("! the relay says: {}", ForTerminal(&details))),
             Event::Closed { details, retry: false, .. } => Err(anyhow!(details)),
             Event::Closed { details, .. } => say(format_args!("* disconnected: {}", ForTerminal(&details))),
             Event::Reconnecting { delay_ms, .. } => {
