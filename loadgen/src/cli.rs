@@ -1,7 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -170,6 +170,10 @@ pub struct RunOptions {
     /// Further arguments for it, separated by spaces.
     #[arg(long, allow_hyphen_values = true)]
     relay_args: Option<String>,
+    /// The admin port of a relay that is not spawned, as HOST:PORT: its build, its configuration and how busy its
+    /// shards are go into the summary.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "spawn_relay", value_parser = parse_admin)]
+    relay_admin: Option<SocketAddr>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -197,6 +201,14 @@ struct CoreList(Vec<usize>);
 
 fn parse_core_list(text: &str) -> Result<CoreList, String> {
     parse_cores(text).map(CoreList)
+}
+
+fn parse_admin(text: &str) -> Result<SocketAddr, String> {
+    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let mut addresses = authority
+        .to_socket_addrs()
+        .map_err(|error| format!("`{text}` is no address of an admin port ({error}); write it as 127.0.0.1:7401"))?;
+    addresses.next().ok_or_else(|| format!("the host of {text} has no address"))
 }
 
 fn parse_rate(text: &str) -> Result<RateArg, String> {
@@ -252,6 +264,7 @@ impl RunOptions {
             target,
             relay_log: self.out.as_ref().filter(|_| spawn.is_some()).map(|out| out.join("relay.log")),
             spawn,
+            relay_admin: self.relay_admin,
             source_ips: self.source_ip,
             workers,
             pin_cores: self.pin_cores.map(|cores| cores.0).unwrap_or_default(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use rustix::process::{Resource, getrlimit};
 use serde::{Deserialize, Serialize};
 
 /// The machine, the kernel and the build.
@@ -18,6 +19,24 @@ pub struct Environment {
     pub memory_bytes: u64,
     /// The frequency governor of core 0; empty where there is none, as in most virtual machines.
     pub governor: String,
+    /// Whether a hypervisor runs it: then neighbours may take time that nobody here sees.
+    #[serde(default)]
+    pub hypervisor: bool,
+    /// Whether physical cores run two threads each: `1`, `0`, or empty where nobody knows.
+    #[serde(default)]
+    pub smt: String,
+    /// Options of the boot that bear on timing, as `isolcpus=2,3` or `mitigations=off`.
+    #[serde(default)]
+    pub boot_options: Vec<String>,
+    /// The use of huge pages.
+    #[serde(default)]
+    pub huge_pages: String,
+    /// The share of the CPU that the process's group may use, as the kernel writes it; empty without one.
+    #[serde(default)]
+    pub cpu_quota: String,
+    /// Open files that this process may have: the hard limit.
+    #[serde(default)]
+    pub open_files_max: Option<u64>,
     /// The kernel's clock source.
     pub clock_source: String,
     /// The kernel's answers to known faults of processors, by fault.
@@ -68,13 +87,40 @@ pub fn build() -> Build {
     }
 }
 
-const SYSCTLS: [&str; 6] = [
+const SYSCTLS: [&str; 18] = [
+    "fs/nr_open",
+    "kernel/io_uring_disabled",
+    "kernel/numa_balancing",
+    "kernel/sched_rt_runtime_us",
+    "net/core/busy_poll",
+    "net/core/netdev_max_backlog",
+    "net/core/rmem_max",
     "net/core/somaxconn",
+    "net/core/wmem_max",
     "net/ipv4/ip_local_port_range",
+    "net/ipv4/tcp_congestion_control",
     "net/ipv4/tcp_max_syn_backlog",
     "net/ipv4/tcp_rmem",
+    "net/ipv4/tcp_slow_start_after_idle",
+    "net/ipv4/tcp_syncookies",
+    "net/ipv4/tcp_tw_reuse",
     "net/ipv4/tcp_wmem",
-    "net/core/busy_poll",
+    "vm/overcommit_memory",
+];
+
+/// Options of the boot that are recorded; others may tell what is nobody's business.
+const BOOT_OPTIONS: [&str; 11] = [
+    "idle",
+    "intel_idle.max_cstate",
+    "intel_pstate",
+    "isolcpus",
+    "mitigations",
+    "nohz_full",
+    "nosmt",
+    "processor.max_cstate",
+    "rcu_nocbs",
+    "transparent_hugepage",
+    "tsc",
 ];
 
 impl Environment {
@@ -91,6 +137,12 @@ impl Environment {
             cores: crate::preflight::cores(),
             memory_bytes: kilobytes(&meminfo, "MemTotal"),
             governor: line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+            hypervisor: field(&cpuinfo, "flags").split(' ').any(|flag| flag == "hypervisor"),
+            smt: line("/sys/devices/system/cpu/smt/active"),
+            boot_options: boot_options(&line("/proc/cmdline")),
+            huge_pages: line("/sys/kernel/mm/transparent_hugepage/enabled"),
+            cpu_quota: line("/sys/fs/cgroup/cpu.max"),
+            open_files_max: getrlimit(Resource::Nofile).maximum,
             clock_source: line("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
             mitigations: mitigations(),
             kernel: format!("{} {} {}", part(kernel.sysname()), part(kernel.release()), part(kernel.version())),
@@ -102,6 +154,11 @@ impl Environment {
             build: build(),
         }
     }
+}
+
+fn boot_options(command_line: &str) -> Vec<String> {
+    let is_known = |option: &&str| BOOT_OPTIONS.contains(&option.split('=').next().unwrap_or_default());
+    command_line.split(' ').filter(is_known).map(str::to_owned).collect()
 }
 
 fn mitigations() -> BTreeMap<String, String> {
@@ -134,12 +191,18 @@ pub(crate) fn kilobytes(text: &str, name: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Environment, kilobytes};
+    use super::{Environment, boot_options, kilobytes};
 
     #[test]
     fn fields_are_found() {
         assert_eq!(kilobytes("VmPeak:\t  10 kB\nVmRSS:\t 123 kB\n", "VmRSS"), 123 * 1024);
         assert_eq!(kilobytes("VmRSS:\t 123 kB\n", "RssAnon"), 0);
+    }
+
+    #[test]
+    fn of_the_boot_only_what_bears_on_timing_is_told() {
+        let options = boot_options("root=/dev/vda1 mitigations=off token=abc isolcpus=2,3 nosmt");
+        assert_eq!(options, ["mitigations=off", "isolcpus=2,3", "nosmt"]);
     }
 
     #[test]

@@ -24,7 +24,7 @@
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
 //! | [`measure`], [`archive`] | a run as commands use it; a finished run's folder, written and read |
 //! | [`report_page`] | the page about a finished run |
-//! | [`preflight`], [`relay_process`], [`environment`], [`exit`] | around the run |
+//! | [`preflight`], [`relay_process`], [`relay_admin`], [`environment`], [`exit`] | around the run |
 //!
 //! # Invariants
 //! - Latency counts from the **intended** send time. The schedule is never skipped: what is late is
@@ -54,6 +54,7 @@ pub mod plan;
 pub mod preflight;
 pub mod progress;
 pub mod recorder;
+pub mod relay_admin;
 pub mod relay_process;
 pub mod report;
 pub mod report_page;

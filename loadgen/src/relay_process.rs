@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -23,15 +23,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::kilobytes;
 use crate::plan::Spawn;
+use crate::relay_admin::CpuByThread;
 
 /// How long a relay may take to say where it listens.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a relay may take to end: it promises 10 s.
 const END_PATIENCE: Duration = Duration::from_secs(12);
-
-/// How long its admin port may take to answer.
-const ADMIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Lines of its output that are kept for an explanation.
 const LINES_MAX: usize = 20;
@@ -222,18 +220,24 @@ impl RelayProcess {
         }
     }
 
-    /// What its admin port says of its version: the body of `/version`, if it answers.
+    /// The CPU time of each of its shards' threads, or of all its threads if it has none of that name;
+    /// empty once it has ended.
     #[must_use]
-    pub fn version(&self) -> Option<String> {
-        let mut stream = TcpStream::connect_timeout(&self.admin, ADMIN_PATIENCE).ok()?;
-        stream.set_read_timeout(Some(ADMIN_PATIENCE)).ok()?;
-        let host = self.admin;
-        write!(stream, "GET /version HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").ok()?;
-        let mut response = Vec::new();
-        stream.take(64 * 1024).read_to_end(&mut response).ok()?;
-        let response = String::from_utf8_lossy(&response).into_owned();
-        let (head, body) = response.split_once("\r\n\r\n")?;
-        head.starts_with("HTTP/1.1 200").then(|| body.trim().to_owned())
+    pub fn cpu(&self) -> CpuByThread {
+        let Ok(tasks) = fs::read_dir(format!("/proc/{}/task", self.child.id())) else { return CpuByThread::new() };
+        let mut cpu = CpuByThread::new();
+        for task in tasks.filter_map(Result::ok) {
+            let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            // `schedstat` begins with the time on a core in nanoseconds.
+            let (name, times) = (read("comm"), read("schedstat"));
+            if let Some(cpu_ns) = times.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()) {
+                *cpu.entry(name.trim_end().to_owned()).or_default() += cpu_ns;
+            }
+        }
+        if cpu.keys().any(|name| name.starts_with("shard-")) {
+            cpu.retain(|name, _| name.starts_with("shard-"));
+        }
+        cpu
     }
 
     /// Ends it with SIGTERM and waits. It should exit with 0.

@@ -13,6 +13,7 @@
 //! # Invariants
 //! - Every way out ends workers, signers and a spawned relay.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,6 +30,7 @@ use crate::plan::{RunPlan, Spawn, Target, Workload};
 use crate::preflight::{self, Check};
 use crate::progress::Progress;
 use crate::recorder::Recorder;
+use crate::relay_admin::{Admin, RelayAbout, ShardLoad};
 use crate::relay_process::{RelayError, RelayProcess, Usage};
 use crate::validity::Finding;
 
@@ -38,7 +40,7 @@ mod coordinator;
 mod lobbies;
 
 /// What is asked of [`run`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// What clients do.
     pub workload: Workload,
@@ -48,6 +50,8 @@ pub struct Request {
     pub spawn: Option<(Spawn, String)>,
     /// Where its output goes.
     pub relay_log: Option<PathBuf>,
+    /// The admin port of a relay that is not ours.
+    pub relay_admin: Option<SocketAddr>,
     /// See [`RunPlan`].
     pub source_ips: Vec<std::net::IpAddr>,
     /// See [`RunPlan`].
@@ -119,6 +123,10 @@ pub struct RunResult {
     pub workers: Vec<crate::summary::WorkerRecord>,
     /// Of a relay of our own.
     pub relay: Option<RelayResult>,
+    /// What the relay said of itself.
+    pub relay_about: Option<RelayAbout>,
+    /// How busy its threads were in the steady phase, as far as that can be seen.
+    pub relay_loads: Vec<ShardLoad>,
     /// What speaks against the run.
     pub findings: Vec<Finding>,
     /// What a reader should know.
@@ -130,8 +138,6 @@ pub struct RunResult {
 pub struct RelayResult {
     /// See [`RelayProcess`].
     pub start_line: String,
-    /// See [`RelayProcess::version`].
-    pub version: Option<String>,
     /// Before anybody connected.
     pub empty: Usage,
     /// When all clients were there.
@@ -170,6 +176,14 @@ pub fn run(mut request: Request, progress: &Progress, interrupted: &AtomicBool) 
         }
         (None, None) => return Err(RunError::Refused("there is neither a URL nor a relay to spawn".to_owned())),
     };
+    let about = match (&relay, request.relay_admin) {
+        // Other programs may stand in for a relay and need not tell of themselves.
+        (Some(process), _) => Admin(process.admin).about().ok(),
+        (None, Some(admin)) => Some(Admin(admin).about().map_err(|error| {
+            RunError::Refused(format!("the relay's admin port {admin} (--relay-admin) does not answer: {error}"))
+        })?),
+        (None, None) => None,
+    };
     let nonce = getrandom::u32()
         .map_err(|error| RunError::System { what: "random numbers", error: std::io::Error::other(error) })?;
     let workload = request.workload;
@@ -187,11 +201,12 @@ pub fn run(mut request: Request, progress: &Progress, interrupted: &AtomicBool) 
         clock: Clock::start(),
         slo: request.slo,
     });
-    let mut coordinator = Coordinator::start(plan, progress, interrupted, relay)?;
+    let mut coordinator = Coordinator::start(plan, progress, interrupted, relay, request.relay_admin.map(Admin))?;
     let result = coordinator.conduct();
     coordinator.end_threads();
     let mut result = result?;
     result.findings.extend(doubts);
+    result.relay_about = about;
     if let Some(process) = coordinator.relay.take() {
         let end = process.end();
         if let Some(relay) = &mut result.relay {

@@ -12,6 +12,7 @@ use crate::environment::Environment;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
 use crate::plan::WorkloadRecord;
 use crate::recorder::{Metric, Recorder, quantile};
+use crate::relay_admin::{RelayAbout, ShardLoad};
 use crate::relay_process::Usage;
 use crate::slo::{Judgement, TermVerdict};
 use crate::validity::Finding;
@@ -55,6 +56,12 @@ pub struct Summary {
     pub generator: Generator,
     /// A relay of our own.
     pub relay: Option<RelayRecord>,
+    /// What the relay said of itself: its build and its configuration.
+    #[serde(default)]
+    pub relay_about: Option<RelayAbout>,
+    /// How busy its shards were in the steady phase; empty where that cannot be seen.
+    #[serde(default)]
+    pub relay_loads: Vec<ShardLoad>,
     /// Where it took place.
     pub environment: Environment,
     /// What a reader should know.
@@ -99,6 +106,9 @@ pub struct Generator {
     pub engine: String,
     /// The cores of the workers; empty if they were not pinned.
     pub pin_cores: Vec<usize>,
+    /// Local addresses that were connected from; empty if the kernel chose.
+    #[serde(default)]
+    pub source_ips: Vec<String>,
     /// Messages that were signed before the run.
     pub signed_ahead: u64,
     /// Each worker.
@@ -147,7 +157,7 @@ pub struct RelayRecord {
     pub arguments: Vec<String>,
     /// The line that it started with: shards, engine, and why.
     pub start_line: String,
-    /// What its admin port said of its version.
+    /// What its admin port said of its version, as text; `relay_about` has more.
     pub version: Option<String>,
     /// Before anybody connected.
     pub empty: Usage,

@@ -195,7 +195,7 @@ fn describe(out: &mut String, path: &str, value: &Value) {
             }
         }
         // What there is to note depends on the machine.
-        Value::Array(items) if !matches!(path, ".notes" | ".findings") => {
+        Value::Array(items) if !matches!(path, ".notes" | ".findings" | ".environment.boot_options") => {
             if let Some(first) = items.first() {
                 describe(out, &format!("{path}[]"), first);
             }

@@ -51,6 +51,7 @@ fn request(relay: &FakeRelay, workload: Workload) -> Request {
         }),
         spawn: None,
         relay_log: None,
+        relay_admin: None,
         source_ips: Vec::new(),
         workers: 1,
         pin_cores: Vec::new(),

@@ -14,6 +14,7 @@ use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
 use crate::plan::{Moments, Rate, RunPlan};
 use crate::progress::Progress;
 use crate::recorder::{Metric, Recorder, quantile};
+use crate::relay_admin::{self, Admin, CpuByThread};
 use crate::relay_process::{RelayProcess, Usage};
 use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
 use crate::stock::Batch;
@@ -35,12 +36,21 @@ const COMPARE_EVERY: Duration = Duration::from_millis(50);
 /// How long a worker may take to answer; its passes take milliseconds.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How the relay fared at one moment.
+struct Reading {
+    at_ns: u64,
+    usage: Usage,
+    cpu: CpuByThread,
+}
+
 /// Conducts the workers, the signers and a relay of our own through one run.
 pub(super) struct Coordinator<'a> {
     plan: Arc<RunPlan>,
     progress: &'a Progress,
     interrupted: &'a AtomicBool,
     pub(super) relay: Option<RelayProcess>,
+    /// The admin port of a relay that is not ours.
+    admin: Option<Admin>,
     workers: Vec<Handle>,
     reports: Receiver<Report>,
     signers: Vec<Signer>,
@@ -57,6 +67,7 @@ impl<'a> Coordinator<'a> {
         progress: &'a Progress,
         interrupted: &'a AtomicBool,
         relay: Option<RelayProcess>,
+        admin: Option<Admin>,
     ) -> Result<Self, RunError> {
         let (sender, reports) = unbounded();
         let empty = relay.as_ref().map(RelayProcess::usage).unwrap_or_default();
@@ -65,6 +76,7 @@ impl<'a> Coordinator<'a> {
             progress,
             interrupted,
             relay,
+            admin,
             workers: Vec::new(),
             reports,
             signers: Vec::new(),
@@ -111,7 +123,7 @@ impl<'a> Coordinator<'a> {
         for (worker, signed) in self.workers.iter().zip(signed) {
             worker.tell(Command::Start { moments, signed });
         }
-        let (steady_begin, steady_end) = self.watch(&moments)?;
+        let (begin, end) = self.watch(&moments)?;
         let mut lobby = self.settle(truth_known)?;
         let outcomes = self.collect()?;
         let (mut ledger, mut steady) = (Ledger::default(), SteadyCounts::default());
@@ -131,11 +143,10 @@ impl<'a> Coordinator<'a> {
         }
         let relay = self.relay.as_ref().map(|relay| RelayResult {
             start_line: relay.start_line.clone(),
-            version: relay.version(),
             empty: self.empty,
             connected,
-            steady_begin,
-            steady_end,
+            steady_begin: begin.usage,
+            steady_end: end.usage,
             end: Ok(()),
         });
         let workers = outcomes.iter().map(|outcome| WorkerRecord::new(outcome.health, &outcome.stats)).collect();
@@ -151,6 +162,8 @@ impl<'a> Coordinator<'a> {
             engine,
             workers,
             relay,
+            relay_about: None,
+            relay_loads: relay_admin::loads(&begin.cpu, &end.cpu, end.at_ns.saturating_sub(begin.at_ns)),
             findings,
             notes: std::mem::take(&mut self.notes),
         })
@@ -158,6 +171,16 @@ impl<'a> Coordinator<'a> {
 
     fn usage(&self) -> Usage {
         self.relay.as_ref().map(RelayProcess::usage).unwrap_or_default()
+    }
+
+    /// How the relay fares now.
+    fn reading(&self) -> Reading {
+        let cpu = match (&self.relay, &self.admin) {
+            (Some(relay), _) => relay.cpu(),
+            (None, Some(admin)) => admin.cpu(),
+            (None, None) => CpuByThread::new(),
+        };
+        Reading { at_ns: self.plan.clock.now_ns(), usage: self.usage(), cpu }
     }
 
     /// The next report, or `None` after `patience`. Looks whether it makes sense to go on.
@@ -333,9 +356,9 @@ impl<'a> Coordinator<'a> {
         Ok(receivers)
     }
 
-    /// From the start until everything sent has come to an end. Returns the relay's usage at both
+    /// From the start until everything sent has come to an end. Returns how the relay fared at both
     /// ends of the steady phase.
-    fn watch(&mut self, moments: &Moments) -> Result<(Usage, Usage), RunError> {
+    fn watch(&mut self, moments: &Moments) -> Result<(Reading, Reading), RunError> {
         let seconds = |ns: u64| ns as f64 / SECOND_NS as f64;
         self.progress.phase(
             "warm-up",
@@ -347,7 +370,7 @@ impl<'a> Coordinator<'a> {
         while drained < self.plan.workers {
             let now_ns = self.plan.clock.now_ns();
             if steady_begin.is_none() && now_ns >= moments.steady_ns {
-                steady_begin = Some(self.usage());
+                steady_begin = Some(self.reading());
                 self.progress.phase(
                     "steady",
                     (moments.end_ns - moments.steady_ns) / 1_000_000,
@@ -355,7 +378,7 @@ impl<'a> Coordinator<'a> {
                 );
             }
             if steady_end.is_none() && now_ns >= moments.end_ns {
-                steady_end = Some(self.usage());
+                steady_end = Some(self.reading());
             }
             let phase_began_ns = if steady_begin.is_some() { moments.steady_ns } else { moments.begin_ns };
             self.progress.at(now_ns.saturating_sub(phase_began_ns) / 1_000_000);
@@ -368,8 +391,8 @@ impl<'a> Coordinator<'a> {
                 None => {}
             }
         }
-        let now = self.usage();
-        Ok((steady_begin.unwrap_or(now), steady_end.unwrap_or(now)))
+        let (begin, end) = (steady_begin.take(), steady_end.take());
+        Ok((begin.unwrap_or_else(|| self.reading()), end.unwrap_or_else(|| self.reading())))
     }
 
     fn take_interval(&mut self, number: usize, recorder: &Recorder) {
