@@ -203,12 +203,14 @@ impl Subject {
                 let quantile = if percentile == "max" {
                     1.0
                 } else {
+                    // 99.9 / 100 is a little more than 0.999: only whole numbers are divided without such a surplus,
+                    // which would make it the next rank.
                     percentile[1..]
                         .parse()
                         .ok()
                         .filter(|percent: &f64| (0.0..=100.0).contains(percent))
+                        .map(|percent: f64| (percent * 1e9).round() / 1e11)
                         .ok_or_else(unknown)?
-                        / 100.0
                 };
                 Self::Quantile { metric, quantile }
             }
@@ -355,6 +357,16 @@ mod tests {
     fn the_usual_targets_are_read() {
         let slo: Slo = "message.p99<500ms, lobby.p99<100ms,loss=0,lobby.join.p99.9<=1s,rate>=2000/s".parse().unwrap();
         assert_eq!(slo.terms.len(), 5);
+    }
+
+    #[test]
+    fn a_percentile_is_the_share_that_its_decimals_say() {
+        for (term, share) in
+            [("ack.p99.9<1s", 0.999), ("ack.p99.99<1s", 0.9999), ("ack.p7<1s", 0.07), ("ack.max<1s", 1.0)]
+        {
+            let bound = term.parse::<Slo>().unwrap().time_bounds().next().unwrap();
+            assert_eq!((bound.share, bound.metric, bound.bound_ns), (share, "ack", 1e9), "{term}");
+        }
     }
 
     #[test]
