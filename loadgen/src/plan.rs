@@ -11,7 +11,7 @@ use crate::lobby::Visitors;
 use crate::scenario::{self, Ramp, Scenario};
 use crate::schedule::{Arrivals, Profile, Schedule, Share};
 use crate::slo::Slo;
-use crate::units::{parse_per_second, show_count, show_ns, show_rate};
+use crate::units::{parse_per_second, show_count, show_ms, show_rate};
 
 /// How many messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -355,8 +355,8 @@ impl WorkloadRecord {
         if self.churn_per_second > 0.0 {
             parts.push(format!("{} joins and as many leaves a second", show_rate(self.churn_per_second)));
         }
-        let judged = show_ns(self.duration_ns());
-        format!("{}; {judged} judged after {} of warm-up.", parts.join(", "), show_ns(self.warmup_ms * 1_000_000))
+        let judged = show_ms(self.duration_ms);
+        format!("{}; {judged} judged after {} of warm-up.", parts.join(", "), show_ms(self.warmup_ms))
     }
 
     /// The steady phase.

@@ -109,7 +109,7 @@ fn page(run: &Run<'_>) -> Markup {
                 (verdict::render(run))
                 nav aria-label="Sections" {
                     @for (id, name) in SECTIONS {
-                        @if id != "lobby" || lobby::is_shown(run) { a href={ "#" (id) } { (name) } " " }
+                        @if is_there(run, id) { a href={ "#" (id) } { (name) } " " }
                     }
                 }
                 main {
@@ -132,12 +132,22 @@ fn page(run: &Run<'_>) -> Markup {
     }
 }
 
-const SECTIONS: [(&str, &str); 8] = [
+/// Whether a section is on the page of this run.
+fn is_there(run: &Run<'_>, id: &str) -> bool {
+    match id {
+        "lobby" => lobby::is_shown(run),
+        "relay" => run.summary.relay.is_some(),
+        _ => true,
+    }
+}
+
+const SECTIONS: [(&str, &str); 9] = [
     ("latency", "Latency"),
     ("lobby", "Lobby"),
     ("over-time", "Over time"),
     ("ledger", "Ledger"),
     ("generator", "Generator"),
+    ("relay", "Relay"),
     ("workload", "Workload"),
     ("environment", "Environment"),
     ("repeat", "Repeat it"),

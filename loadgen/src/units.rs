@@ -64,6 +64,16 @@ pub fn show_ns(ns: u64) -> String {
     format!("{value:.decimals$} {unit}")
 }
 
+/// Shows a time that somebody chose: `500 ms`, `1.5 s`, `10 s`, as short as it can be.
+#[must_use]
+pub fn show_ms(ms: u64) -> String {
+    if ms < 1000 {
+        format!("{ms} ms")
+    } else {
+        format!("{} s", trim_zeros(&format!("{}.{:03}", show_count(ms / 1000), ms % 1000)))
+    }
+}
+
 /// Shows a whole number with a comma at each thousand.
 #[must_use]
 pub fn show_count(count: u64) -> String {
@@ -103,15 +113,17 @@ pub fn show_bytes(bytes: u64) -> String {
         format!("{bytes:.0} B")
     } else if bytes < 10.0 * KIB * KIB {
         format!("{:.1} KiB", bytes / KIB)
-    } else {
+    } else if bytes < 10.0 * KIB * KIB * KIB {
         format!("{:.1} MiB", bytes / KIB / KIB)
+    } else {
+        format!("{:.1} GiB", bytes / KIB / KIB / KIB)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{
-        parse_cores, parse_duration, parse_per_second, show_bytes, show_count, show_ns, show_rate, trim_zeros,
+        parse_cores, parse_duration, parse_per_second, show_bytes, show_count, show_ms, show_ns, show_rate, trim_zeros,
     };
     use std::time::Duration;
 
@@ -153,7 +165,10 @@ mod tests {
             (show_rate(0.5).as_str(), show_rate(2000.4).as_str(), show_rate(2.0).as_str()),
             ("0.5", "2,000", "2")
         );
+        assert_eq!(show_ms(500), "500 ms");
+        assert_eq!((show_ms(1500).as_str(), show_ms(3_600_000).as_str()), ("1.5 s", "3,600 s"));
         assert_eq!(show_bytes(512), "512 B");
         assert_eq!(show_bytes(20 * 1024), "20.0 KiB");
+        assert_eq!(show_bytes(25_000_000_000), "23.3 GiB");
     }
 }

@@ -115,8 +115,8 @@ impl Chart {
                         }
                     }
                 }
+                p.axis-title { (self.y.title) }
                 div.plot.low[self.low] {
-                    p.axis-title { (self.y.title) }
                     svg role="img" aria-labelledby=(title) aria-describedby=(description)
                         width="100%" height="100%" {
                         title id=(title) { (self.title) }
@@ -135,8 +135,8 @@ impl Chart {
                             }
                         }
                     }
-                    p.axis-title.below { (self.x.title) }
                 }
+                p.axis-title.below { (self.x.title) }
                 figcaption { (caption) }
             }
         }
@@ -163,7 +163,9 @@ impl Chart {
                     text x="-8" y=(percent(1.0 - tick.place)) dy="0.35em" text-anchor="end" { (tick.label) }
                 }
                 @for tick in &self.x.ticks {
-                    text.minor[tick.minor] x=(percent(tick.place)) y="100%" dy="1.5em" text-anchor="middle" {
+                    // At the right edge it would stand out of the page.
+                    @let anchor = if tick.place > 0.96 { "end" } else { "middle" };
+                    text.minor[tick.minor] x=(percent(tick.place)) y="100%" dy="1.5em" text-anchor=(anchor) {
                         (tick.label)
                     }
                 }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use crate::units::{show_bytes, show_count, show_ns, trim_zeros};
+use crate::units::{show_bytes, show_count, show_ms, show_ns, trim_zeros};
 
 /// The fields of `record` in its order, then a list of its own for each field that has fields itself.
 pub(super) fn list(record: &impl Serialize) -> Markup {
@@ -32,7 +32,7 @@ fn plain_list<'a>(fields: impl Iterator<Item = (&'a String, &'a Value)>) -> Mark
         dl.facts {
             @for (name, value) in fields {
                 @if let Some(shown) = show(name, value) {
-                    div { dt { (label(name)) } dd { (shown) } }
+                    div { dt { (breakable(&label(name))) } dd { (shown) } }
                 }
             }
         }
@@ -56,9 +56,9 @@ fn show(name: &str, value: &Value) -> Option<String> {
         Value::Number(number) => {
             let whole = number.as_u64();
             match whole {
-                Some(ms) if name.ends_with("_ms") => show_ns(ms.saturating_mul(1_000_000)),
+                Some(ms) if name.ends_with("_ms") => show_ms(ms),
                 Some(ns) if name.ends_with("_ns") => show_ns(ns),
-                Some(bytes) if name.ends_with("_bytes") && bytes >= 10 * 1024 => show_bytes(bytes),
+                Some(bytes) if name.ends_with("_bytes") => show_bytes(bytes),
                 // A seed is a name.
                 Some(_) if name == "seed" => number.to_string(),
                 Some(count) => show_count(count),
@@ -72,9 +72,16 @@ fn show(name: &str, value: &Value) -> Option<String> {
 
 /// A field's name for people: `clock_source` is `clock source`, and what the value's unit says is left out.
 fn label(name: &str) -> String {
-    let name = ["_ms", "_ns"].iter().find_map(|unit| name.strip_suffix(unit)).unwrap_or(name);
+    let name = ["_ms", "_ns", "_bytes"].iter().find_map(|unit| name.strip_suffix(unit)).unwrap_or(name);
     // Settings of the kernel keep their names.
     if name.contains('.') { name.to_owned() } else { name.replace('_', " ") }
+}
+
+/// Lets a long name with dots in it break behind them.
+fn breakable(name: &str) -> Markup {
+    html! {
+        @for part in name.split_inclusive('.') { (part) @if part.ends_with('.') { wbr; } }
+    }
 }
 
 fn heading(name: &str) -> String {
@@ -97,16 +104,16 @@ mod tests {
         });
         let html = list(&record).into_string();
         for part in [
-            "<dt>drain</dt><dd>5.00 s</dd>",
-            "<dd>23841.9 MiB</dd>",
-            "<dt>message bytes</dt><dd>100</dd>",
+            "<dt>drain</dt><dd>5 s</dd>",
+            "<dt>memory</dt><dd>23.3 GiB</dd>",
+            "<dt>message</dt><dd>100 B</dd>",
             "<dd>15,000</dd>",
             "<dd>1234567</dd>",
             "<dd>yes</dd>",
             "<dd>0, 2</dd>",
             "<dt>churn per second</dt><dd>0.5</dd>",
             "<h3>Sysctls</h3>",
-            "<dt>a_b.c</dt><dd>&lt;b&gt;</dd>",
+            "<dt>a_b.<wbr>c</dt><dd>&lt;b&gt;</dd>",
         ] {
             assert!(html.contains(part), "{part}: {html}");
         }

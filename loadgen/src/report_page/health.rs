@@ -1,10 +1,11 @@
 //! Whether the generator was fit to measure, and what a relay of our own took.
 
 use maud::{Markup, html};
+use serde_json::{Map, Value};
 
-use super::Run;
 use super::over_time::latency_chart;
 use super::verdict::warnings;
+use super::{Run, facts};
 use crate::recorder::Metric;
 use crate::relay_process::Usage;
 use crate::summary::RelayRecord;
@@ -13,7 +14,7 @@ use crate::validity::BUSY_MAX;
 
 /// The sections.
 pub(super) fn render(run: &Run<'_>) -> Markup {
-    let lag = latency_chart(run, "send-lag", "Send lag over time", &[], |stretch| {
+    let lag = latency_chart(run, "send-lag", "Send lag over time", "late by", &[], |stretch| {
         stretch.recorder.of(Metric::SendLag).clone()
     });
     html! {
@@ -103,6 +104,11 @@ fn busy(share: Option<f64>) -> Markup {
 fn relay_section(run: &Run<'_>, relay: &RelayRecord) -> Markup {
     let cpu_ns = relay.steady_end.cpu_ns().saturating_sub(relay.steady_begin.cpu_ns());
     let cores = cpu_ns as f64 / run.summary.workload.duration_ns().max(1) as f64;
+    // The admin port tells of its build in JSON.
+    let told = relay.version.as_deref().map(|version| {
+        serde_json::from_str::<Map<String, Value>>(version)
+            .unwrap_or_else(|_| Map::from_iter([("version".to_owned(), Value::from(version))]))
+    });
     let moments: [(&str, &Usage); 4] = [
         ("before anybody connected", &relay.empty),
         ("all clients connected", &relay.connected),
@@ -149,10 +155,8 @@ fn relay_section(run: &Run<'_>, relay: &RelayRecord) -> Markup {
                     }
                 }
             }
-            dl.facts {
-                div { dt { "program" } dd { code { (relay.program) " " (super::place::command_line(&relay.arguments)) } } }
-                @if let Some(version) = &relay.version { div { dt { "version" } dd { (version) } } }
-            }
+            (facts::list(&told))
+            pre { code { (relay.program) " " (super::place::command_line(&relay.arguments)) } }
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
         ("service: written → received", Metric::Service, "two"),
         ("send lag: intended → written", Metric::SendLag, "three"),
         ("ack: written → acked", Metric::Ack, "four"),
+        ("blocked: the relay took no more", Metric::Blocked, "five"),
     ];
     let curves: Vec<_> = curves.into_iter().map(|(name, metric, class)| (name, run.samples(metric), class)).collect();
     let bounds: Vec<_> = run.bounds("message").collect();
@@ -57,7 +58,7 @@ pub(super) fn percentile_chart(
     let x = Scale::hdr(curves.iter().map(|(_, samples, _)| samples.count()).max()?);
     let finite = || curves.iter().map(|(_, samples, _)| samples.histogram).filter(|histogram| !histogram.is_empty());
     let low = finite().map(Histogram::min).min().unwrap_or(0).max(AXIS_FLOOR_NS);
-    let high = finite().map(Histogram::max).chain(bounds.iter().map(|bound| bound.bound_ns as u64)).max()?;
+    let high = finite().map(Histogram::max).chain(bounds.iter().map(|bound| headroom(bound))).max()?;
     let y = Scale::log(low, high.max(low));
     let columns = (0..COLUMNS).map(|column| {
         let [from, to] = [column, column + 1].map(|edge| f64::from(edge) / f64::from(COLUMNS));
@@ -102,6 +103,11 @@ pub(super) fn percentile_chart(
         columns: columns.collect(),
         low: false,
     })
+}
+
+/// The top of an axis that shows a target, with room above it.
+pub(super) fn headroom(bound: &TimeBound) -> u64 {
+    (bound.bound_ns * 1.5) as u64
 }
 
 /// The table of all metrics that have samples and whose name is `wanted`.

@@ -47,8 +47,8 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
         ("altered", *altered),
         ("… with a bad signature", *bad_signature),
         ("… and never right", *altered_unrepaired),
-        ("to somebody else", *misdelivered),
-        ("though refused", *delivered_though_refused),
+        ("delivered to somebody else", *misdelivered),
+        ("delivered though refused", *delivered_though_refused),
         ("sent by nobody here", *unknown),
         ("acked twice", *ack_duplicates),
         ("inbox numbers skipped", *seq_gaps),
@@ -86,9 +86,9 @@ fn by_name(heading: &str, counts: &BTreeMap<String, u64>) -> Markup {
     html! {
         @if !counts.is_empty() {
             h3 { (heading) }
-            dl.facts.bad {
+            ul.tally.bad {
                 @for (name, count) in counts {
-                    div { dt { (name) } dd { (show_count(*count)) } }
+                    li { b { (show_count(*count)) " ×" } " " (name) }
                 }
             }
         }

@@ -6,7 +6,7 @@ use super::Run;
 use super::latency::{percentile_chart, times};
 use super::verdict::warnings;
 use crate::recorder::Metric;
-use crate::units::show_count;
+use crate::units::{show_count, trim_zeros};
 
 /// Whether there is anything to show.
 pub(super) fn is_shown(run: &Run<'_>) -> bool {
@@ -35,7 +35,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
                 ", " (show_count(lobby.diverged)) " diverged at some time. "
                 @if let Some(reach) = run.summary.lobby_reach {
                     (show_count(steady.joins)) " joins and " (show_count(steady.leaves)) " leaves reached "
-                    strong.bad[reach < 1.0] { (format!("{:.2} %", reach * 100.0)) }
+                    strong.bad[reach < 1.0] { (trim_zeros(&format!("{:.2}", reach * 100.0))) " %" }
                     " of the watchers that were there."
                 } @else {
                     "Nobody joined or left in the steady phase."

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::Run;
 use super::chart::{Axis, Bound, Chart, Column, Gate, Line, Point};
 use super::curves::Stretch;
-use super::latency::AXIS_FLOOR_NS;
+use super::latency::{AXIS_FLOOR_NS, headroom};
 use super::scale::Scale;
 use super::verdict::warnings;
 use crate::recorder::{Metric, quantile};
@@ -19,11 +19,14 @@ use crate::units::{show_count, show_ns, trim_zeros};
 pub(super) fn render(run: &Run<'_>) -> Markup {
     let messages: Vec<_> = run.bounds("message").collect();
     let lobby: Vec<_> = run.bounds("lobby").collect();
-    let message_chart = latency_chart(run, "message-over-time", "Response time over time", &messages, |stretch| {
-        stretch.recorder.of(Metric::Message).clone()
-    });
+    let message_chart =
+        latency_chart(run, "message-over-time", "Response time over time", "response time", &messages, |stretch| {
+            stretch.recorder.of(Metric::Message).clone()
+        });
     let lobby_chart =
-        latency_chart(run, "lobby-over-time", "Lobby latency over time", &lobby, |stretch| stretch.recorder.lobby());
+        latency_chart(run, "lobby-over-time", "Lobby latency over time", "until told", &lobby, |stretch| {
+            stretch.recorder.lobby()
+        });
     html! {
         section aria-labelledby="over-time" {
             h2 #over-time { "Over time" }
@@ -74,6 +77,7 @@ pub(super) fn latency_chart(
     run: &Run<'_>,
     id: &'static str,
     title: &'static str,
+    quantity: &'static str,
     bounds: &[&TimeBound],
     of: impl Fn(&Stretch) -> Histogram<u64>,
 ) -> Option<(Chart, String)> {
@@ -81,7 +85,7 @@ pub(super) fn latency_chart(
     let filled = || histograms.iter().filter(|histogram| !histogram.is_empty());
     let low = filled().filter_map(|histogram| quantile(histogram, 0, 0.5)).min()?.max(AXIS_FLOOR_NS);
     let largest = filled().map(Histogram::max).max()?;
-    let high = bounds.iter().map(|bound| bound.bound_ns as u64).fold(largest, u64::max);
+    let high = bounds.iter().map(|bound| headroom(bound)).fold(largest, u64::max);
     let (x, y) = (time_axis(run), Scale::log(low, high));
     let line = |name: &str, class, share: f64| {
         let points: Vec<Option<Point>> = run
@@ -102,7 +106,7 @@ pub(super) fn latency_chart(
     });
     let worst = run.stretches.iter().zip(&histograms).max_by_key(|(_, histogram)| quantile(histogram, 0, 0.99))?;
     let worst = format!(
-        "The worst began at {}: p99 {}, largest {}.",
+        "Worst from {} on: p99 {}, largest {}.",
         moment(worst.0.start),
         quantile(worst.1, 0, 0.99).map_or_else(|| "–".to_owned(), show_ns),
         show_ns(worst.1.max()),
@@ -116,7 +120,7 @@ pub(super) fn latency_chart(
         title,
         description: worst.clone(),
         x: Axis { title: "since the start of the steady phase", ticks: x.moment_ticks() },
-        y: Axis { title: "time", ticks: y.time_ticks() },
+        y: Axis { title: quantity, ticks: y.time_ticks() },
         lines: vec![line("p99", "one", 0.99), line("p50", "four", 0.5), line("max", "three", 1.0)],
         gates,
         columns: columns.collect(),

@@ -150,7 +150,7 @@ impl Scale {
                 _ => format!("99.{} %", "9".repeat(count as usize - 2)),
             };
             // On a phone every other of many labels has room.
-            let minor = nines > 4.5 && (nines as u32 - count) % 2 == 1;
+            let minor = nines > 3.5 && (nines as u32 - count) % 2 == 1;
             ticks.push(Tick { place: f64::from(count) / nines, label, minor });
         }
         ticks

@@ -25,7 +25,7 @@ fn page(archive: &Archive) -> String {
 /// The page as XML: with its void elements closed it has to be well-formed.
 fn closed(page: &str) -> String {
     let mut closed = page.to_owned();
-    for void in ["<meta ", "<link "] {
+    for void in ["<meta ", "<link ", "<wbr"] {
         let mut from = 0;
         while let Some(at) = closed[from..].find(void) {
             let end = from + at + closed[from + at..].find('>').unwrap();

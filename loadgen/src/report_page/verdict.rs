@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::Run;
 use crate::recorder::{Metric, quantile};
 use crate::slo::{Judgement, TermVerdict};
+use crate::summary::Summary;
 use crate::units::{show_ns, trim_zeros};
 use crate::validity::{Finding, Severity};
 
@@ -16,11 +17,11 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
         header #top .verdict.(class(verdict.judgement)) {
             p.kicker { "loadgen · " (summary.target.url) }
             h1 { (mark(verdict.judgement)) (verdict.judgement.to_string()) }
-            p.sentence { (sentence(verdict.judgement, &verdict.terms)) }
+            p.sentence { (sentence(summary)) }
             p.about {
                 (summary.workload.sentence())
                 " Relay “" (summary.target.relay_name) "”, "
-                time datetime=(summary.started) { (summary.started) }
+                time datetime=(summary.started) { (summary.started.replace('T', " ").replace('Z', " UTC")) }
                 ", exit code " (verdict.exit_code) "."
             }
             @if !verdict.terms.is_empty() { (targets(run)) }
@@ -53,14 +54,18 @@ fn mark(judgement: Judgement) -> Markup {
     }
 }
 
-fn sentence(judgement: Judgement, terms: &[TermVerdict]) -> String {
+fn sentence(summary: &Summary) -> String {
+    let terms = &summary.verdict.terms;
     let missed = terms.iter().filter(|term| term.judgement == Judgement::Fail).count();
-    match (judgement, terms.len()) {
+    match (summary.verdict.judgement, terms.len()) {
         (Judgement::Pass, 0) => "No targets were given.".to_owned(),
         (Judgement::Pass, 1) => "The target is met.".to_owned(),
         (Judgement::Pass, count) => format!("All {count} targets are met."),
         (Judgement::Fail, 1) => "The target is missed.".to_owned(),
         (Judgement::Fail, count) => format!("{missed} of {count} targets missed."),
+        (Judgement::Invalid, _) if summary.findings.iter().all(|finding| finding.severity == Severity::Warning) => {
+            "The run says nothing about a target.".to_owned()
+        }
         (Judgement::Invalid, _) => {
             "This run says nothing about the relay. Change what is named below, and run again.".to_owned()
         }
@@ -74,19 +79,19 @@ fn targets(run: &Run<'_>) -> Markup {
                 caption.unseen { "Targets" }
                 thead {
                     tr {
+                        th scope="col" { "Verdict" }
                         th scope="col" { "Target" }
                         th.number scope="col" { "Measured" }
-                        th.number scope="col" { "Of the limit" }
-                        th scope="col" { "Verdict" }
+                        th.number.extra scope="col" { "Of the limit" }
                     }
                 }
                 tbody {
                     @for term in &run.summary.verdict.terms {
                         tr.(class(term.judgement)) {
+                            td { span.badge { (mark(term.judgement)) (term.judgement.to_string()) } }
                             th scope="row" { code { (term.term) } }
                             td.number { (term.measured) }
-                            td.number.quiet { (used(run, term).unwrap_or_else(|| "–".to_owned())) }
-                            td { span.badge { (mark(term.judgement)) (term.judgement.to_string()) } }
+                            td.number.extra.quiet { (used(run, term).unwrap_or_else(|| "–".to_owned())) }
                         }
                     }
                 }
