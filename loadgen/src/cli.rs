@@ -16,6 +16,10 @@ use crate::slo::Slo;
 use crate::stock::CLIENTS_MAX;
 use crate::units::{parse_cores, parse_duration, parse_per_second};
 
+mod compare;
+
+pub use compare::{CompareArgs, CompareRequest, Live};
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version, about = "Loads a relay with signing clients and says whether it is fast enough.")]
@@ -47,6 +51,10 @@ pub enum Command {
     /// Exit code: 0 if it can (perhaps with doubts), 1 if it cannot, 2 wrong usage.
     #[command(args_override_self = true)]
     Preflight(Box<RunArgs>),
+    /// Sets runs of two relays against each other: is B slower than A, or is it chance?
+    #[command(after_help = compare::COMPARE_HELP, args_override_self = true)]
+    #[command(mut_group("RunOptions", |group| group.requires("live")))]
+    Compare(Box<CompareArgs>),
     /// Prints the table of a finished run again and makes its report.html anew.
     ///
     /// Exit code: 0 whatever the run came to, 1 if the folder holds no run, 2 wrong usage.
@@ -79,7 +87,7 @@ pub struct RunArgs {
 }
 
 /// Options of a run besides where the relay is.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct RunOptions {
     /// The name that the relay has to have [default: the URL's host; localhost for a loopback address].
     #[arg(long)]

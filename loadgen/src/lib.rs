@@ -22,6 +22,7 @@
 //! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
 //! | [`validity`] | whether a run may be believed |
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
+//! | [`compare`] | two sets of finished runs set against each other |
 //! | [`measure`], [`archive`] | a run as commands use it; a finished run's folder, written and read |
 //! | [`report_page`] | the page about a finished run |
 //! | [`preflight`], [`relay_process`], [`relay_admin`], [`environment`], [`exit`] | around the run |
@@ -43,6 +44,7 @@
 pub mod archive;
 pub mod cli;
 pub mod clock;
+pub mod compare;
 pub mod environment;
 pub mod exit;
 pub mod identity;

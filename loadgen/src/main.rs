@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use loadgen::cli::{Cli, Command, RunArgs};
+use loadgen::cli::{Cli, Command, CompareArgs, CompareRequest, RunArgs};
+use loadgen::compare::{self, Side};
 use loadgen::exit::Exit;
 use loadgen::measure::{make_folder, measure};
 use loadgen::preflight::{self, Grade};
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run_once(*args),
         Command::Preflight(args) => Ok(look(*args)),
         Command::Report(args) => report_again(&args.dir),
+        Command::Compare(args) => set_against(*args),
     };
     match done {
         Ok(exit) => exit.into(),
@@ -79,4 +81,35 @@ fn report_again(dir: &Path) -> Result<Exit> {
     let _ = io::stdout().write_all(table::render(&archive.summary).as_bytes());
     let _ = writeln!(io::stderr(), "{} written", page.display());
     Ok(Exit::Pass)
+}
+
+/// Compares two sets of runs, which it makes first if that is asked.
+fn set_against(args: CompareArgs) -> Result<Exit> {
+    let json = args.json.clone();
+    let (request, question) = args.into_request().unwrap_or_else(|error| error.exit());
+    let (a, b) = match request {
+        CompareRequest::Folders { a, b } => (a, b),
+        CompareRequest::Live(live) => {
+            let interrupted = interrupted_by_signals()?;
+            let request = |turn: &_| live.request(turn).unwrap_or_else(|error| error.exit());
+            let [a, b] = compare::take_turns(live.rounds, &live.out, request, &Progress::to_stderr(), &interrupted)?;
+            (vec![a], vec![b])
+        }
+    };
+    let comparison = match Side::read('A', &a).and_then(|a| compare::compare(&a, &Side::read('B', &b)?, &question)) {
+        Ok(comparison) => comparison,
+        Err(error @ compare::CompareError::AllInvalid { .. }) => {
+            let _ = writeln!(io::stderr(), "loadgen: {error}");
+            return Ok(Exit::Invalid);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    // The verdict is the exit code even where nobody reads the table.
+    let _ = io::stdout().write_all(compare::table::render(&comparison).as_bytes());
+    if let Some(json) = json {
+        let mut text = serde_json::to_vec_pretty(&comparison)?;
+        text.push(b'\n');
+        std::fs::write(&json, text).with_context(|| format!("--json {}", json.display()))?;
+    }
+    Ok(comparison.exit())
 }

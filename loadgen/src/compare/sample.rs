@@ -1,0 +1,294 @@
+//! Runs as they are resampled: each second of each run with its counts, and sums of such.
+
+use std::time::SystemTime;
+
+use hdrhistogram::Histogram;
+
+use super::figure::{Figure, NEVER_NS, Series};
+use crate::archive::Archive;
+use crate::recorder::Metric;
+
+/// A histogram's buckets that hold something: the value that stands for each, and its samples.
+pub(super) type Sparse = Vec<(u64, u64)>;
+
+/// One second of a run, or what is left at its end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Second {
+    /// Response times.
+    pub(super) message: Sparse,
+    /// Messages that never came; the run's are shared out over its seconds.
+    pub(super) never: f64,
+    /// Joins and leaves.
+    pub(super) lobby: Sparse,
+    /// Messages delivered.
+    pub(super) delivered: f64,
+    /// Its length in seconds.
+    pub(super) length: f64,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
+pub(super) struct Run {
+    /// When its steady phase began.
+    pub(super) began: SystemTime,
+    pub(super) seconds: Vec<Second>,
+    /// CPU time of a spawned relay in nanoseconds, and the messages that it was for.
+    pub(super) cpu: Option<(f64, f64)>,
+}
+
+impl Run {
+    /// Takes what is compared out of a finished run.
+    pub(super) fn of(archive: &Archive) -> Self {
+        let messages: u64 = archive.steady().iter().map(|second| second.recorder.of(Metric::Message).len()).sum();
+        let steady = &archive.summary.steady;
+        let share = |count: u64, of: u64| if of == 0 { 0.0 } else { count as f64 / of as f64 };
+        let seconds = archive.steady().iter().map(|second| {
+            let count = second.recorder.of(Metric::Message).len();
+            Second {
+                message: sparse(second.recorder.of(Metric::Message)),
+                never: archive.undelivered() as f64 * share(count, messages),
+                lobby: sparse(&second.recorder.lobby()),
+                delivered: steady.delivered_within as f64 * share(count, messages),
+                length: second.length.as_secs_f64(),
+            }
+        });
+        let cpu = archive.summary.relay.as_ref().filter(|relay| relay.cpu_ns_per_message.is_some()).map(|relay| {
+            let ns = relay.steady_end.cpu_ns().saturating_sub(relay.steady_begin.cpu_ns());
+            (ns as f64, steady.delivered_within as f64)
+        });
+        Self { began: archive.began, seconds: seconds.collect(), cpu }
+    }
+}
+
+fn sparse(histogram: &Histogram<u64>) -> Sparse {
+    histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+}
+
+/// The values that buckets of any run stand for, in order: what sums of histograms are indexed by.
+#[derive(Clone, Debug)]
+pub(super) struct Scale {
+    message: Vec<u64>,
+    lobby: Vec<u64>,
+}
+
+impl Scale {
+    pub(super) fn of(a: &[Run], b: &[Run]) -> Self {
+        let values = |series: fn(&Second) -> &Sparse| {
+            let all = a.iter().chain(b).flat_map(|run| &run.seconds).flat_map(series);
+            let mut values: Vec<u64> = all.map(|&(value, _)| value).collect();
+            values.sort_unstable();
+            values.dedup();
+            values
+        };
+        Self { message: values(|second| &second.message), lobby: values(|second| &second.lobby) }
+    }
+}
+
+/// Runs whose buckets are numbered by a [`Scale`].
+#[derive(Clone, Debug)]
+pub(super) struct Indexed {
+    /// By run, by second.
+    pub(super) runs: Vec<IndexedRun>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct IndexedRun {
+    pub(super) seconds: Vec<IndexedSecond>,
+    cpu: Option<(f64, f64)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct IndexedSecond {
+    message: Vec<(usize, f64)>,
+    lobby: Vec<(usize, f64)>,
+    never: f64,
+    delivered: f64,
+    length: f64,
+}
+
+impl Indexed {
+    pub(super) fn new(runs: &[Run], scale: &Scale) -> Self {
+        // Every value is on the scale, which was made of all runs.
+        let place = |values: &[u64], value: u64| values.binary_search(&value).unwrap_or_else(|at| at);
+        let second = |second: &Second| IndexedSecond {
+            message: second.message.iter().map(|&(value, n)| (place(&scale.message, value), n as f64)).collect(),
+            lobby: second.lobby.iter().map(|&(value, n)| (place(&scale.lobby, value), n as f64)).collect(),
+            never: second.never,
+            delivered: second.delivered,
+            length: second.length,
+        };
+        let run = |run: &Run| IndexedRun { seconds: run.seconds.iter().map(second).collect(), cpu: run.cpu };
+        Self { runs: runs.iter().map(run).collect() }
+    }
+}
+
+/// A weighted sum of seconds and runs.
+#[derive(Clone, Debug)]
+pub(super) struct Sum {
+    message: Vec<f64>,
+    never: f64,
+    lobby: Vec<f64>,
+    delivered: f64,
+    length: f64,
+    cpu_ns: f64,
+    cpu_messages: f64,
+}
+
+impl Sum {
+    pub(super) fn new(scale: &Scale) -> Self {
+        Self {
+            message: vec![0.0; scale.message.len()],
+            never: 0.0,
+            lobby: vec![0.0; scale.lobby.len()],
+            delivered: 0.0,
+            length: 0.0,
+            cpu_ns: 0.0,
+            cpu_messages: 0.0,
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.message.fill(0.0);
+        self.lobby.fill(0.0);
+        (self.never, self.delivered, self.length, self.cpu_ns, self.cpu_messages) = (0.0, 0.0, 0.0, 0.0, 0.0);
+    }
+
+    /// Adds one second of a run, so many times.
+    pub(super) fn add_second(&mut self, second: &IndexedSecond, times: f64) {
+        for &(at, count) in &second.message {
+            self.message[at] += count * times;
+        }
+        for &(at, count) in &second.lobby {
+            self.lobby[at] += count * times;
+        }
+        self.never += second.never * times;
+        self.delivered += second.delivered * times;
+        self.length += second.length * times;
+    }
+
+    /// Adds what is known of a run as a whole only.
+    pub(super) fn add_whole(&mut self, run: &IndexedRun) {
+        if let Some((ns, messages)) = run.cpu {
+            self.cpu_ns += ns;
+            self.cpu_messages += messages;
+        }
+    }
+
+    /// Adds a run with all its seconds.
+    pub(super) fn add_run(&mut self, run: &IndexedRun) {
+        for second in &run.seconds {
+            self.add_second(second, 1.0);
+        }
+        self.add_whole(run);
+    }
+
+    /// Samples above a percentile: with few of them it is chance.
+    pub(super) fn samples_above(&self, figure: Figure) -> f64 {
+        match figure {
+            Figure::Percentile { series: Series::Message, percent } => {
+                (self.message.iter().sum::<f64>() + self.never) * (1.0 - percent / 100.0)
+            }
+            Figure::Percentile { series: Series::Lobby, percent } => {
+                self.lobby.iter().sum::<f64>() * (1.0 - percent / 100.0)
+            }
+            Figure::Throughput => self.delivered,
+            Figure::Cpu => self.cpu_messages,
+        }
+    }
+
+    /// The figures' values, in their order, which is that of [`Figure::all`]; `None` where there is
+    /// nothing to tell it from.
+    pub(super) fn values(&self, figures: &[Figure], scale: &Scale) -> Vec<Option<f64>> {
+        let ratio = |above: f64, below: f64| (above > 0.0 && below > 0.0).then(|| above / below);
+        let mut message = Climb::new(&scale.message, &self.message, self.never);
+        let mut lobby = Climb::new(&scale.lobby, &self.lobby, 0.0);
+        let value = |&figure: &Figure| match figure {
+            Figure::Percentile { series: Series::Message, percent } => message.up_to(percent),
+            Figure::Percentile { series: Series::Lobby, percent } => lobby.up_to(percent),
+            Figure::Throughput => ratio(self.delivered, self.length),
+            Figure::Cpu => ratio(self.cpu_ns, self.cpu_messages),
+        };
+        figures.iter().map(value).collect()
+    }
+}
+
+/// Climbs through a sum's buckets, from percentile to higher percentile.
+struct Climb<'a> {
+    buckets: std::iter::Zip<std::slice::Iter<'a, u64>, std::slice::Iter<'a, f64>>,
+    all: f64,
+    /// Samples in the buckets so far, and the value of the last of them.
+    seen: f64,
+    value: f64,
+}
+
+impl<'a> Climb<'a> {
+    fn new(values: &'a [u64], counts: &'a [f64], never: f64) -> Self {
+        let all = counts.iter().sum::<f64>() + never;
+        Self { buckets: values.iter().zip(counts), all, seen: 0.0, value: 0.0 }
+    }
+
+    /// The value that so many percent of all samples do not exceed; [`NEVER_NS`] among those that
+    /// never came.
+    fn up_to(&mut self, percent: f64) -> Option<f64> {
+        if self.all <= 0.0 {
+            return None;
+        }
+        // Half a sample below the rank, so that rounding cannot reach its neighbours.
+        let rank = (percent / 100.0 * self.all).ceil().max(1.0) - 0.5;
+        while self.seen < rank {
+            let Some((&value, &count)) = self.buckets.next() else { return Some(NEVER_NS) };
+            self.seen += count;
+            self.value = value as f64;
+        }
+        Some(self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Indexed, Run, Scale, Second, Sum, sparse};
+    use crate::compare::figure::{Figure, NEVER_NS, Series};
+    use crate::recorder::{empty, quantile};
+    use crate::rng::Rng;
+    use std::time::SystemTime;
+
+    fn message(percent: f64) -> Figure {
+        Figure::Percentile { series: Series::Message, percent }
+    }
+
+    #[test]
+    fn percentiles_of_sums_are_those_of_one_histogram() {
+        let mut rng = Rng::new(5, 1);
+        let mut all = empty();
+        let seconds: Vec<Second> = (0..7)
+            .map(|_| {
+                let mut histogram = empty();
+                for _ in 0..rng.below(900) {
+                    let ns = rng.exponential(3e6) as u64 + 1;
+                    histogram.record(ns).unwrap();
+                    all.record(ns).unwrap();
+                }
+                Second { message: sparse(&histogram), never: 0.5, length: 1.0, delivered: 10.0, ..Second::default() }
+            })
+            .collect();
+        let run = Run { began: SystemTime::UNIX_EPOCH, seconds, cpu: Some((300.0, 20.0)) };
+        let scale = Scale::of(std::slice::from_ref(&run), &[]);
+        let indexed = Indexed::new(&[run], &scale);
+        let mut sum = Sum::new(&scale);
+        sum.add_run(&indexed.runs[0]);
+        sum.clear();
+        sum.add_run(&indexed.runs[0]);
+        // 3.5 of them never came.
+        sum.never = 4.0;
+        let figures: Vec<Figure> = Figure::all().collect();
+        let percentile = |share| Some(quantile(&all, 4, share).map_or(NEVER_NS, |ns| ns as f64));
+        let expected =
+            [0.5, 0.9, 0.99, 0.999].map(percentile).into_iter().chain([None; 4]).chain([Some(10.0), Some(15.0)]);
+        assert_eq!(sum.values(&figures, &scale), expected.collect::<Vec<_>>());
+        sum.never = all.len() as f64 / 10.0;
+        let (median, tail) = (sum.values(&figures, &scale)[0], sum.values(&figures, &scale)[2]);
+        assert!(median < Some(NEVER_NS) && tail == Some(NEVER_NS), "{median:?} {tail:?}");
+        sum.never = 4.0;
+        assert!((sum.samples_above(message(90.0)) - (all.len() + 4) as f64 / 10.0).abs() < 1e-6);
+    }
+}
