@@ -50,6 +50,7 @@ pub mod escape;
 pub mod event;
 pub mod front;
 pub mod history;
+pub mod history_file;
 mod inbox;
 pub mod key_file;
 pub mod lobby;

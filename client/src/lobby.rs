@@ -116,6 +116,9 @@ impl Lobby {
             }
             Some(_) => self.rev = Some(rev),
         }
+        if self.users.len() + update.joined.len() > USERS_MAX {
+            return self.diverged(rev, "the relay sent more users than can be", events);
+        }
         for &public_key in &update.left {
             if self.users.remove(&public_key) {
                 self.digest ^= public_key.digest_part();

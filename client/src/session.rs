@@ -152,6 +152,11 @@ impl Session {
         self.state.settle(now, effects);
     }
 
+    /// Confirms at once whatever is handled, for whoever is about to close.
+    pub fn finish(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        self.state.confirm_all(now, effects);
+    }
+
     /// Counts a message as seen before, if it comes: for a user who has stored it in an earlier run.
     pub fn remember(&mut self, sender: PublicKey, id: &str) {
         self.state.ids.insert(sender, id);

@@ -166,9 +166,7 @@ impl Driver {
         };
         match opened {
             Ok(connection) => {
-                if self.handled.has_changed().unwrap_or(false) {
-                    self.note_handled();
-                }
+                self.catch_up();
                 self.session.connected(Instant::now());
                 self.serve(connection).await
             }
@@ -180,6 +178,15 @@ impl Driver {
     async fn serve(&mut self, mut connection: Connection) -> End {
         loop {
             if self.is_stopping() {
+                self.catch_up();
+                self.session.finish(Instant::now(), &mut self.effects);
+                for effect in std::mem::take(&mut self.effects) {
+                    match effect {
+                        Effect::Send(frame) => connection.queue(frame),
+                        Effect::Event(event) => self.tell(event),
+                        Effect::Close { .. } => {}
+                    }
+                }
                 connection.close(CLOSE_NORMAL).await;
                 return closed_here();
             }
@@ -267,6 +274,13 @@ impl Driver {
             }
             Request::Read { seq } => self.session.read(seq, now, effects),
             Request::Typing { peer, is_typing } => self.session.typing(&peer, is_typing, now, effects),
+        }
+    }
+
+    /// Notes what the user has handled meanwhile.
+    fn catch_up(&mut self) {
+        if !matches!(self.handled.has_changed(), Ok(false)) {
+            self.note_handled();
         }
     }
 

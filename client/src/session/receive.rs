@@ -121,13 +121,24 @@ impl State {
         };
         self.confirming.since.get_or_insert(now);
         if self.confirm_at(now).is_some_and(|at| at <= now) {
-            self.requests.pace.take(now);
-            let mut frame = Vec::with_capacity(48);
-            encode::received(&mut frame, cursor);
-            effects.push(Effect::Send(text_of(frame)));
-            self.confirming.confirmed = cursor;
-            self.confirming.since = None;
+            self.send_received(cursor, now, effects);
         }
+    }
+
+    /// Sends `received` for all that is handled, without waiting for more.
+    pub(super) fn confirm_all(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if let Some(cursor) = self.confirmable() {
+            self.send_received(cursor, now, effects);
+        }
+    }
+
+    fn send_received(&mut self, cursor: u64, now: Instant, effects: &mut Vec<Effect>) {
+        self.requests.pace.take(now);
+        let mut frame = Vec::with_capacity(48);
+        encode::received(&mut frame, cursor);
+        effects.push(Effect::Send(text_of(frame)));
+        self.confirming.confirmed = cursor;
+        self.confirming.since = None;
     }
 
     fn confirmable(&self) -> Option<u64> {

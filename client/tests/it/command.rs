@@ -5,12 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use protocol::frame::LobbyMode;
+use protocol::encode;
+use protocol::frame::{LobbyMode, Target};
+use protocol::server_frame::{Ack, ReceiptStatus, Welcome};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio_tungstenite::tungstenite::Message;
 
-use crate::fake_relay::{FakeRelay, within};
+use crate::fake_relay::{FakeRelay, Peer, within};
 use crate::frames::{self, key};
 
 const ME: u8 = 1;
@@ -278,62 +281,382 @@ async fn listen_ends_politely_when_told() {
     }
 }
 
+/// A chat against a scripted relay, connected, with both users online and the peer selected.
+struct Chat {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    keyboard: ChildStdin,
+    peer: Peer,
+    relay: FakeRelay,
+}
+
+impl Chat {
+    async fn start(home: &Home, more: &[&str]) -> Self {
+        let relay = FakeRelay::start().await;
+        let (url, key_file) = (relay.url(), home.key());
+        let mut args = vec!["chat", &url, "--key", &key_file];
+        args.extend(more);
+        let mut child = client(&args).stdin(Stdio::piped()).spawn().expect("the command starts");
+        let mut chat = Self {
+            lines: lines_of(&mut child),
+            keyboard: child.stdin.take().expect("a pipe"),
+            child,
+            // Typed before there is a lobby, and done once there is.
+            peer: relay.accept_open(ME).await,
+            relay,
+        };
+        let short = chat.short();
+        chat.type_in(&format!("/to {}", &short[..6])).await;
+        chat
+    }
+
+    async fn connected(&mut self) {
+        self.says(&format!("* connected to localhost as {}", key(ME))).await;
+        self.peer.send(&frames::lobby(1, &[ME, PEER], Some(&[ME, PEER]))).await;
+        self.says("* 2 online; /help explains").await;
+        self.says(&format!("* writing to {}", key(PEER))).await;
+    }
+
+    fn short(&self) -> String {
+        key(PEER).to_string()[..16].to_owned()
+    }
+
+    async fn type_in(&mut self, line: &str) {
+        self.keyboard.write_all(format!("{line}\n").as_bytes()).await.expect("a reader");
+    }
+
+    async fn says(&mut self, line: &str) {
+        assert_eq!(next_line(&mut self.lines).await, line);
+    }
+
+    async fn sent(&mut self, text: &str) -> String {
+        let sent = self.peer.next_message().await;
+        assert_eq!(sent.text, text);
+        sent.id
+    }
+
+    /// Quits, with nothing more to say.
+    async fn quit(mut self) {
+        self.type_in("/quit").await;
+        assert_eq!(self.peer.close_code().await, Some(1000));
+        assert!(within("the end", self.lines.next_line()).await.expect("text").is_none());
+        let (status, _, error) = ended(self.child).await;
+        assert_eq!((status, error.as_str()), (Some(0), ""));
+    }
+}
+
 #[tokio::test]
 async fn chat_selects_sends_and_shows() {
-    let (home, relay) = (Home::new(), FakeRelay::start().await);
-    let mut command = client(&["chat", &relay.url(), "--key", &home.key()]);
-    let mut child = command.stdin(Stdio::piped()).spawn().expect("the command starts");
-    let mut lines = lines_of(&mut child);
-    let mut keyboard = child.stdin.take().expect("a pipe");
-    let mut type_in = async |line: &str| {
-        keyboard.write_all(format!("{line}\n").as_bytes()).await.expect("a reader");
-    };
-    let peer_key = key(PEER).to_string();
-    let short = &peer_key[..16];
+    let home = Home::new();
+    let mut chat = Chat::start(&home, &[]).await;
+    chat.connected().await;
+    let short = chat.short();
 
-    // Typed before there is a lobby, and done once there is.
-    type_in(&format!("/to {}", &peer_key[..6])).await;
-    let mut peer = relay.accept_open(ME).await;
-    assert_eq!(next_line(&mut lines).await, format!("* connected to localhost as {}", key(ME)));
-    peer.send(&frames::lobby(1, &[ME, PEER], Some(&[ME, PEER]))).await;
-    assert_eq!(next_line(&mut lines).await, "* 2 online; /help explains");
-    assert_eq!(next_line(&mut lines).await, format!("* writing to {peer_key}"));
-
-    type_in("/who").await;
-    let mut who = [next_line(&mut lines).await, next_line(&mut lines).await];
+    chat.type_in("/who").await;
+    let mut who = [next_line(&mut chat.lines).await, next_line(&mut chat.lines).await];
     who.sort();
-    assert_eq!(who, [format!("* {} (you)", key(ME)), format!("> {peer_key}")]);
+    assert_eq!(who, [format!("* {} (you)", key(ME)), format!("> {}", key(PEER))]);
 
-    type_in("hello there").await;
-    let sent = peer.next_message().await;
-    assert_eq!((sent.text.as_str(), sent.target), ("hello there", format!("user:{peer_key}")));
-    peer.send(&frames::error("rate_limited", "Too fast.", Some(&sent.id), None)).await;
-    assert_eq!(next_line(&mut lines).await, "! not sent: Too fast.");
-    type_in("//slash").await;
-    let sent = peer.next_message().await;
-    assert_eq!(sent.text, "/slash");
-    peer.send(&frames::ack(&sent.id)).await;
+    chat.type_in("hello there").await;
+    let id = chat.sent("hello there").await;
+    chat.peer.send(&frames::error("inbox_full", "No \u{1b}room.", Some(&id), None)).await;
+    chat.says("! not sent: \"hello there\": No \\u{1b}room.").await;
+    chat.type_in("//slash and a text that is longer than the screen wants to repeat").await;
+    let id = chat.sent("/slash and a text that is longer than the screen wants to repeat").await;
+    chat.peer.send(&frames::ack(&id)).await;
+    chat.says("✓ sent: \"/slash and a text that is longer…\"").await;
 
-    peer.send(&frames::pushed(1, &frames::message(PEER, ME, "m-1", "\u{1b}]0;owned\u{7}hi\n* you left"))).await;
-    assert_eq!(next_line(&mut lines).await, format!("{short}> \\u{{1b}}]0;owned\\u{{7}}hi\\n* you left"));
+    let hostile = "\u{1b}]0;owned\u{7}hi\n* you left";
+    chat.peer.send(&frames::pushed(1, &frames::message(PEER, ME, "m-1", hostile))).await;
+    chat.says(&format!("{short}> \\u{{1b}}]0;owned\\u{{7}}hi\\n* you left")).await;
+    chat.peer.send(&frames::text(|out| encode::typing(out, &Target::User(key(ME)), true, Some(&key(PEER))))).await;
+    chat.says(&format!("* {short} is typing")).await;
 
-    peer.send(&frames::update(2, &[], &[PEER], &[ME])).await;
-    assert_eq!(next_line(&mut lines).await, format!("* {short} left"));
-    assert_eq!(next_line(&mut lines).await, "* recipient went offline: nobody is selected now");
-    type_in("anybody?").await;
-    assert!(next_line(&mut lines).await.starts_with("! nobody is selected"));
-    type_in("/frobnicate").await;
-    assert!(next_line(&mut lines).await.starts_with("! there is no /frobnicate"));
+    chat.peer.send(&frames::update(2, &[], &[PEER], &[ME])).await;
+    chat.says(&format!("* {short} left")).await;
+    chat.says("* recipient went offline: nobody is selected now").await;
+    chat.type_in("anybody?").await;
+    assert!(next_line(&mut chat.lines).await.starts_with("! nobody is selected"));
+    chat.type_in("/frobnicate").await;
+    assert!(next_line(&mut chat.lines).await.starts_with("! there is no /frobnicate"));
 
     // The whole key of somebody offline; the answer is waited for before the end.
-    type_in(&format!("/to {peer_key}")).await;
-    assert_eq!(next_line(&mut lines).await, format!("* writing to {peer_key}"));
-    type_in("bye").await;
-    type_in("/quit").await;
-    let id = peer.next_message().await.id;
-    peer.send(&frames::error("offline", "They are offline.", Some(&id), None)).await;
-    assert_eq!(next_line(&mut lines).await, "! not sent: They are offline.");
-    assert_eq!(peer.close_code().await, Some(1000));
-    let (status, _, error) = ended(child).await;
+    chat.type_in(&format!("/to {}", key(PEER))).await;
+    chat.says(&format!("* writing to {}", key(PEER))).await;
+    chat.type_in("bye").await;
+    chat.type_in("/quit").await;
+    let id = chat.sent("bye").await;
+    chat.peer.send(&frames::error("offline", "They are offline.", Some(&id), None)).await;
+    chat.says("! not sent: \"bye\": They are offline.").await;
+    assert_eq!(chat.peer.close_code().await, Some(1000));
+    let (status, _, error) = ended(chat.child).await;
     assert_eq!((status, error.as_str()), (Some(0), ""));
+}
+
+#[tokio::test]
+async fn chat_follows_own_messages_through_a_restart_of_the_relay() {
+    let home = Home::new();
+    let mut chat = Chat::start(&home, &[]).await;
+    chat.connected().await;
+    chat.type_in("one").await;
+    let id = chat.sent("one").await;
+    chat.peer.send(&frames::not_yet("rate_limited", &id, 100)).await;
+    chat.says("… waits 0.1 s for the relay: \"one\"").await;
+    assert_eq!(chat.sent("one").await, id);
+    let ack = Ack { id: &id, online: false, duplicate: false, seq: None };
+    chat.peer.send(&frames::text(|out| encode::ack(out, &ack))).await;
+    chat.says("✓ sent, kept until they come online: \"one\"").await;
+
+    chat.peer.send(r#"{"type":"restarting","reconnectInMs":1000}"#).await;
+    chat.says("* the relay restarts").await;
+    chat.peer.close_with(1001, "").await;
+    chat.says("* disconnected: the relay goes away").await;
+    chat.says("* next attempt in 1.0 s").await;
+    chat.type_in("two").await;
+    chat.says("… waits for a connection: \"two\"").await;
+    chat.peer = chat.relay.accept_open(ME).await;
+    chat.says(&format!("* connected to localhost as {}", key(ME))).await;
+    chat.says("! the relay cannot tell whether messages were missed meanwhile").await;
+    let two = chat.sent("two").await;
+    chat.peer.send(&frames::ack(&two)).await;
+    chat.says("✓ sent: \"two\"").await;
+    chat.peer.send(&frames::receipt(ReceiptStatus::Delivered, &[&id, &two, "of-nobody"], PEER)).await;
+    chat.says("✓✓ delivered: \"one\"").await;
+    chat.says("✓✓ delivered: \"two\"").await;
+    chat.peer.send(&frames::receipt(ReceiptStatus::Read, &[&two], PEER)).await;
+    chat.says("✓✓ read: \"two\"").await;
+    chat.quit().await;
+}
+
+#[tokio::test]
+async fn chat_confirms_and_reads_what_it_shows() {
+    for (more, frames_expected) in [
+        (&[][..], &[r#"{"type":"read","seq":1}"#, r#"{"type":"received","seq":1}"#][..]),
+        (&["--no-read-receipts"], &[r#"{"type":"received","seq":1}"#]),
+    ] {
+        let home = Home::new();
+        let mut chat = Chat::start(&home, more).await;
+        chat.connected().await;
+        chat.peer.send(&frames::pushed(1, &frames::message(PEER, ME, "m-1", "hi"))).await;
+        let short = chat.short();
+        chat.says(&format!("{short}> hi")).await;
+        let mut got = Vec::new();
+        for _ in frames_expected {
+            got.push(chat.peer.next_text().await);
+        }
+        got.sort_by_key(|frame| frame.contains("received"));
+        assert_eq!(got, frames_expected);
+        chat.quit().await;
+    }
+}
+
+#[tokio::test]
+async fn chat_goes_into_rooms() {
+    let home = Home::new();
+    let mut chat = Chat::start(&home, &[]).await;
+    chat.connected().await;
+    let short = chat.short();
+    let room = |members: &[u8]| {
+        let members: Vec<_> = members.iter().copied().map(key).collect();
+        frames::text(|out| encode::room(out, "tea", &key(ME), true, members.iter()))
+    };
+    let update = |joined: &[u8], left: &[u8], owner: u8| {
+        let keys = |seeds: &[u8]| seeds.iter().copied().map(key).collect::<Vec<_>>();
+        frames::text(|out| encode::room_update(out, "tea", &keys(joined), &keys(left), &key(owner)))
+    };
+    let peer = key(PEER);
+    let about = |kind: &str| format!(r#"{{"type":"{kind}","roomId":"tea","publicKey":"{peer}"}}"#);
+
+    chat.type_in("/join no tea").await;
+    chat.says("! a room's name is 1 to 64 of A-Z a-z 0-9 - _ . :").await;
+    chat.type_in("/invite 12").await;
+    chat.says("! nobody online has a key that starts so").await;
+    chat.type_in("/create tea").await;
+    assert_eq!(chat.peer.next_text().await, r#"{"type":"room_create","roomId":"tea","open":true}"#);
+    chat.peer.send(&room(&[ME])).await;
+    chat.says("* tea: open, owned by you: you").await;
+    chat.says("* writing to room tea").await;
+    chat.type_in(&format!("/invite {}", &short[..6])).await;
+    assert_eq!(chat.peer.next_text().await, about("room_invite"));
+    chat.peer.send(&update(&[PEER], &[], ME)).await;
+    chat.says(&format!("* joined tea: {short}")).await;
+
+    chat.type_in("hello all").await;
+    let sent = chat.peer.next_message().await;
+    assert_eq!((sent.target.as_str(), sent.text.as_str()), ("room:tea", "hello all"));
+    chat.peer.send(&frames::ack(&sent.id)).await;
+    chat.says("✓ sent: \"hello all\"").await;
+    chat.peer
+        .send(&frames::text(|out| {
+            encode::receipt(out, ReceiptStatus::Read, [sent.id.as_str()], &peer, Some("tea"));
+        }))
+        .await;
+    chat.says(&format!("✓✓ read by {short}: \"hello all\"")).await;
+    chat.type_in(&format!("/msg {} psst", &short[..6])).await;
+    let sent = chat.peer.next_message().await;
+    assert_eq!(sent.target, format!("room:tea:{peer}"));
+    chat.peer.send(&frames::ack(&sent.id)).await;
+    chat.says("✓ sent: \"psst\"").await;
+    let whole = frames::message_to(PEER, Target::Room("tea"), "m-1", "hi all");
+    chat.peer.send(&frames::pushed(1, &whole)).await;
+    chat.says(&format!("{short} in tea> hi all")).await;
+    let private = frames::message_to(PEER, Target::RoomMember("tea", key(ME)), "m-2", "psst");
+    chat.peer.send(&frames::pushed(2, &private)).await;
+    chat.says(&format!("{short} in tea, privately> psst")).await;
+
+    chat.type_in("/history 2").await;
+    let asked = chat.peer.next_but_confirmations().await;
+    assert_eq!(asked, r#"{"type":"history","roomId":"tea","limit":2}"#);
+    let page = [(1, whole.as_bytes()), (2, private.as_bytes())];
+    chat.peer.send(&frames::text(|out| encode::history(out, page, true))).await;
+    chat.says(&format!("  2026-11-21T12:34:56.789Z {short} in tea> hi all")).await;
+    chat.says(&format!("  2026-11-21T12:34:56.789Z {short} in tea, privately> psst")).await;
+    chat.says("* 2 messages; /older shows what came before").await;
+    chat.type_in("/older").await;
+    let asked = chat.peer.next_but_confirmations().await;
+    assert_eq!(asked, r#"{"type":"history","roomId":"tea","beforeSeq":1,"limit":20}"#);
+    chat.peer.send(&frames::text(|out| encode::history(out, [], false))).await;
+    chat.says("* 0 messages; nothing older is kept").await;
+
+    chat.type_in(&format!("/remove {}", &short[..6])).await;
+    assert_eq!(chat.peer.next_text().await, about("room_remove"));
+    chat.peer.send(&update(&[], &[PEER], ME)).await;
+    chat.says(&format!("* left tea: {short}")).await;
+    chat.type_in("/leave").await;
+    assert_eq!(chat.peer.next_text().await, r#"{"type":"room_leave","roomId":"tea"}"#);
+    chat.peer.send(&room(&[])).await;
+    chat.says("* you are not in tea any more: nobody is selected now").await;
+    chat.type_in("/leave").await;
+    chat.says("! no room is selected: /room ROOM selects").await;
+    chat.quit().await;
+}
+
+#[tokio::test]
+async fn chat_keeps_a_history_over_its_runs() {
+    let home = Home::new();
+    let file = text(&home.path("history"));
+    let mut chat = Chat::start(&home, &["--history", &file]).await;
+    chat.connected().await;
+    let short = chat.short();
+    let message = frames::message(PEER, ME, "m-1", "hi\u{1b}");
+    chat.peer.send(&frames::pushed(1, &message)).await;
+    chat.says(&format!("{short}> hi\\u{{1b}}")).await;
+    for (text, status) in [("delivered", true), ("lost", false)] {
+        chat.type_in(text).await;
+        let id = chat.peer.next_message().await.id;
+        if status {
+            chat.peer.send(&frames::ack(&id)).await;
+            chat.says("✓ sent: \"delivered\"").await;
+            chat.peer.send(&frames::receipt(ReceiptStatus::Delivered, &[&id], PEER)).await;
+            chat.says("✓✓ delivered: \"delivered\"").await;
+        }
+    }
+    // Killed, with one message on its way.
+    let other = client(&["chat", "ws://127.0.0.1:1", "--key", &home.key(), "--history", &file]).spawn();
+    let (status, _, error) = ended(other.expect("the command starts")).await;
+    assert_eq!(status, Some(2), "{error}");
+    assert!(error.contains("another program is using"), "{error}");
+    chat.child.kill().await.expect("a running process");
+    drop(chat);
+
+    let mut chat = Chat::start(&home, &["--history", &file]).await;
+    let at = async |chat: &mut Chat| {
+        let line = next_line(&mut chat.lines).await;
+        line.split_once("Z ").map(|(_, line)| line.to_owned()).expect("a line with a time")
+    };
+    assert_eq!(at(&mut chat).await, format!("{short}> hi\\u{{1b}}"));
+    assert_eq!(at(&mut chat).await, format!("you to {short}> delivered (delivered)"));
+    assert_eq!(at(&mut chat).await, format!("you to {short}> lost"));
+    chat.connected().await;
+    // The relay had no confirmation, and sends it again; it is not shown again.
+    chat.peer.send(&frames::pushed(1, &message)).await;
+    chat.peer.send(&frames::pushed(2, &frames::message(PEER, ME, "m-2", "new"))).await;
+    chat.says(&format!("{short}> new")).await;
+    chat.quit().await;
+    assert_eq!(fs::read_to_string(&file).expect("the file").lines().count(), 6);
+}
+
+#[tokio::test]
+async fn send_waits_for_what_it_is_told_to() {
+    let (home, relay) = (Home::new(), FakeRelay::start().await);
+    let (me, to, url) = (home.key(), key(PEER).to_string(), relay.url());
+    let start = |more: &[&str]| {
+        let mut args = vec!["send", &url, "--key", &me];
+        args.extend(more);
+        client(&args).spawn().expect("the command starts")
+    };
+    // Delivered, over a connection that breaks before the answer.
+    let child = start(&["--to", &to, "--wait", "delivered", "hi"]);
+    let mut peer = relay.accept_open(ME).await;
+    let first = peer.next_text().await;
+    drop(peer);
+    let mut peer = relay.accept_open(ME).await;
+    assert_eq!(peer.next_text().await, first, "byte for byte");
+    let id = serde_json::from_str::<serde_json::Value>(&first).expect("JSON")["clientMessageId"].clone();
+    let id = id.as_str().expect("text");
+    peer.send(&frames::ack(id)).await;
+    peer.send(&frames::pushed(1, &frames::message(PEER, ME, "m-1", "not for a sender's eyes"))).await;
+    peer.send(&frames::receipt(ReceiptStatus::Delivered, &[id], PEER)).await;
+    // Nothing was confirmed on the way.
+    assert!(matches!(peer.next().await, Some(Message::Close(_))));
+    drop(peer);
+    assert_eq!(ended(child).await, (Some(0), String::new(), String::new()));
+
+    // Sent, but not read in time.
+    let child = start(&["--room", "tea", "--to", &to, "--wait", "read", "--timeout", "500ms", "hi"]);
+    let mut peer = relay.accept_open(ME).await;
+    let sent = peer.next_message().await;
+    assert_eq!(sent.target, format!("room:tea:{to}"));
+    peer.send(&frames::ack(&sent.id)).await;
+    let (status, _, error) = ended(child).await;
+    assert_eq!((status, error.as_str()), (Some(3), "client: the message is sent, but was not read within 500ms\n"));
+    drop(peer);
+
+    // To a whole room; a taken-over device ends the wait.
+    let child = start(&["--room", "tea", "--wait", "read", "hi"]);
+    let mut peer = relay.accept_open(ME).await;
+    let sent = peer.next_message().await;
+    assert_eq!(sent.target, "room:tea");
+    peer.send(&frames::ack(&sent.id)).await;
+    peer.close(4409, "").await;
+    let (status, _, error) = ended(child).await;
+    assert_eq!(status, Some(3), "{error}");
+    assert!(error.contains("the connection ended before it was read: a newer connection"), "{error}");
+
+    // What cannot be.
+    let (status, _, error) = ended(start(&["--room", "tea", "--wait", "delivered", "hi"])).await;
+    assert_eq!(status, Some(2), "{error}");
+    let (status, _, error) = ended(start(&["hi"])).await;
+    assert_eq!(status, Some(2), "{error}");
+}
+
+#[tokio::test]
+async fn listen_joins_rooms_and_confirms_what_it_printed() {
+    let (home, relay) = (Home::new(), FakeRelay::start().await);
+    let key_file = home.key();
+    let url = relay.url();
+    let mut child = client(&["listen", &url, "--key", &key_file, "--room", "tea"]).spawn().expect("the command starts");
+    let mut lines = lines_of(&mut child);
+    let mut peer = relay.accept().await;
+    let (device, _) = peer.challenge().await;
+    assert!(device.starts_with("listen-"), "{device}");
+    peer.send(&frames::welcome(ME, &device)).await;
+    assert_eq!(next_event(&mut lines).await["event"], "welcome");
+    assert_eq!(peer.next_text().await, r#"{"type":"room_join","roomId":"tea"}"#);
+    let push = frames::pushed(1, &frames::message_to(PEER, Target::Room("tea"), "m-1", "hi"));
+    peer.send(&push).await;
+    let event = next_event(&mut lines).await;
+    assert_eq!((&event["event"], &event["roomId"]), (&"message".into(), &"tea".into()));
+    assert_eq!(peer.next_text().await, r#"{"type":"received","seq":1}"#);
+    drop(peer);
+    // The same device, and the room again.
+    let mut peer = relay.accept().await;
+    let resume = peer.challenge_resume().await;
+    assert_eq!(resume.map(|resume| resume.seq), Some(1));
+    let welcome = Welcome { seq: 1, recovered: true, ..frames::welcome_frame(ME, &device) };
+    peer.send(&frames::text(|out| encode::welcome(out, &welcome))).await;
+    assert_eq!(peer.next_text().await, r#"{"type":"room_join","roomId":"tea"}"#);
+    peer.close(4409, "").await;
+    let (status, _, _) = ended(child).await;
+    assert_eq!(status, Some(1));
 }

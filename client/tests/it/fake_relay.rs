@@ -139,12 +139,19 @@ impl Peer {
         (auth.device_id.to_owned(), auth.lobby, auth.resume)
     }
 
+    /// The next frame but for `received` and `read`.
+    pub(crate) async fn next_but_confirmations(&mut self) -> String {
+        loop {
+            let text = self.next_text().await;
+            if !matches!(self.decoder.decode(&text), Ok(ClientFrame::Received(_) | ClientFrame::Read(_))) {
+                return text;
+            }
+        }
+    }
+
     /// The next frame but for `received` and `read`, which is a message with a good signature.
     pub(crate) async fn next_message(&mut self) -> Sent {
-        let mut text = self.next_text().await;
-        while matches!(self.decoder.decode(&text), Ok(ClientFrame::Received(_) | ClientFrame::Read(_))) {
-            text = self.next_text().await;
-        }
+        let text = self.next_but_confirmations().await;
         let ClientFrame::Message(message) = self.decoder.decode(&text).expect("a good frame") else {
             panic!("not a message: {text}")
         };
@@ -158,6 +165,11 @@ impl Peer {
 
     /// Closes with a code, and waits until the client has gone.
     pub(crate) async fn close(mut self, code: u16, reason: &'static str) {
+        self.close_with(code, reason).await;
+    }
+
+    /// The same for a connection that is held on to.
+    pub(crate) async fn close_with(&mut self, code: u16, reason: &'static str) {
         let frame = CloseFrame { code: code.into(), reason: reason.into() };
         within("room to write", self.socket.close(Some(frame))).await.expect("a live connection");
         while self.next().await.is_some() {}

@@ -1,17 +1,25 @@
 //! `client chat`: a line chat. Whatever others wrote is shown with control characters escaped, so
 //! that nobody can write to the terminal but this program.
+//!
+//! What is shown counts as read, and says so to its sender unless `--no-read-receipts`. Typing of
+//! others is shown; the own is not told, since a terminal gives whole lines.
 
-use std::collections::{BTreeSet, HashSet};
+mod commands;
+mod show;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
 use client::escape::ForTerminal;
-use client::event::ReceivedMessage;
-use client::{Client, Event, EventStream, Handle};
-use protocol::PublicKey;
+use client::history::Peer;
+use client::history_file::{HistoryFile, PastMessage};
+use client::{Client, Event, EventStream, Handle, Recipient};
+use protocol::{PublicKey, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::{Connection, Failure};
@@ -22,22 +30,63 @@ const SHOWN_DIGITS: usize = 16;
 /// How long messages on their way may take when the chat ends.
 const LAST_ACKS: Duration = Duration::from_secs(5);
 
-const HELP: &str = "/who lists who is online; /to KEYPREFIX selects whom to write to; /quit ends; \
-                    anything else is sent to the one selected; // sends a text that starts with /";
+/// Own messages whose fate is followed: the latest.
+const FOLLOWED_MAX: usize = 1024;
 
-/// Chat line by line: /who, /to KEYPREFIX, /quit; everything else is sent
+/// Rooms whose members are known for `/invite` and the like.
+const ROOMS_MAX: usize = 64;
+
+/// Messages of the history file that are shown at the start.
+const PAST_SHOWN: usize = 20;
+
+/// Characters of an own message that stand for it.
+const LABEL_CHARS: usize = 32;
+
+/// Chat line by line: /help lists the commands, everything else is sent
+///
+/// Messages written without a connection wait for one. Own messages are followed: ✓ the relay has
+/// it, ✓✓ they have it, read.
 #[derive(Args)]
 pub(crate) struct Chat {
     #[command(flatten)]
     connection: Connection,
+
+    /// Keep messages, and what became of the own ones, in a file of JSON lines, and show the last
+    /// ones at the start
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+
+    /// Do not tell senders that their messages were read
+    #[arg(long)]
+    no_read_receipts: bool,
 }
 
 impl Chat {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let config = self.connection.config("chat")?;
+        let mut config = self.connection.config("chat")?;
+        let (file, past) = match &self.history {
+            Some(path) => {
+                let (file, past) = HistoryFile::open(path).map_err(|error| Failure::Usage(error.into()))?;
+                (Some(file), past)
+            }
+            None => (None, Vec::new()),
+        };
+        config.remembered = past.iter().map(|message| (message.sender, message.id.clone())).collect();
         let (handle, events) = Client::connect(config);
-        let room = Room { handle, online: BTreeSet::new(), selected: None, unanswered: HashSet::new() };
-        match room.run(events, read_lines()).await {
+        let screen = Screen {
+            handle,
+            reads: !self.no_read_receipts,
+            file,
+            online: BTreeSet::new(),
+            selected: None,
+            wanted: None,
+            rooms: HashMap::new(),
+            own: VecDeque::new(),
+            unanswered: 0,
+            page: None,
+            is_connected: false,
+        };
+        match screen.run(past, events, read_lines()).await {
             // Nobody reads any more.
             Err(error) if is_broken_pipe(&error) => Ok(()),
             result => Ok(result?),
@@ -60,13 +109,45 @@ fn read_lines() -> mpsc::Receiver<io::Result<String>> {
     queue
 }
 
+/// A room, as far as it was told.
+struct RoomView {
+    owner: PublicKey,
+    members: BTreeSet<PublicKey>,
+}
+
+/// An own message.
+struct Own {
+    id: String,
+    /// What stands for it on the screen.
+    label: String,
+    is_answered: bool,
+}
+
+/// A page of history that was shown.
+struct Page {
+    with: Peer,
+    oldest_seq: Option<u64>,
+}
+
 /// What is on the screen.
-struct Room {
+struct Screen {
     handle: Handle,
+    /// Whether what is shown is told as read.
+    reads: bool,
+    file: Option<HistoryFile>,
     online: BTreeSet<PublicKey>,
-    selected: Option<PublicKey>,
-    /// Own messages without an answer.
-    unanswered: HashSet<String>,
+    /// To whom lines are sent.
+    selected: Option<Peer>,
+    /// The room to select once its answer says that this key is in it.
+    wanted: Option<String>,
+    rooms: HashMap<String, RoomView>,
+    /// The latest own messages, oldest first.
+    own: VecDeque<Own>,
+    /// How many of them have no answer.
+    unanswered: usize,
+    /// The last page of history.
+    page: Option<Page>,
+    is_connected: bool,
 }
 
 enum Next {
@@ -74,20 +155,24 @@ enum Next {
     Quit,
 }
 
-impl Room {
+impl Screen {
     async fn run(
         mut self,
+        past: Vec<PastMessage>,
         mut events: EventStream,
         mut lines: mpsc::Receiver<io::Result<String>>,
     ) -> anyhow::Result<()> {
+        for message in &past[past.len().saturating_sub(PAST_SHOWN)..] {
+            self.show_past(message)?;
+        }
         // Lines typed, or piped in, before the lobby is known could not be sent to anybody.
         let mut is_ready = false;
         loop {
             tokio::select! {
                 event = events.next() => match event {
                     Some(event) => {
-                        is_ready |= matches!(event, Event::Lobby { .. });
-                        self.show(event)?;
+                        is_ready |= matches!(event, Event::Lobby { .. } | Event::Closed { .. });
+                        self.show(event).await?;
                     }
                     None => return Err(anyhow!("the client has ended")),
                 },
@@ -101,135 +186,81 @@ impl Room {
             }
         }
         let answers = async {
-            while !self.unanswered.is_empty() {
+            while self.unanswered > 0 {
                 let Some(event) = events.next().await else { break };
-                self.show(event)?;
+                self.show(event).await?;
             }
             anyhow::Ok(())
         };
         // Later answers are not waited for.
         tokio::time::timeout(LAST_ACKS, answers).await.unwrap_or(Ok(()))?;
         self.handle.close().await;
-        while events.next().await.is_some() {}
+        while let Some(event) = events.next().await {
+            if matches!(event, Event::Failed { .. }) {
+                self.show(event).await?;
+            }
+        }
         Ok(())
     }
 
-    async fn line(&mut self, line: &str) -> anyhow::Result<Next> {
-        match line.split_once(' ').unwrap_or((line, "")) {
-            ("", "") => {}
-            ("/quit", "") => return Ok(Next::Quit),
-            ("/help", "") => say(format_args!("* {HELP}"))?,
-            ("/who", "") => {
-                for key in &self.online {
-                    let note = if *key == self.handle.public_key() { " (you)" } else { "" };
-                    let mark = if Some(*key) == self.selected { ">" } else { "*" };
-                    say(format_args!("{mark} {key}{note}"))?;
-                }
-            }
-            ("/to", prefix) => self.select(prefix.trim())?,
-            (command, _) if command.starts_with('/') && !command.starts_with("//") => {
-                say(format_args!("! there is no {}; {HELP}", ForTerminal(command)))?;
-            }
-            _ => self.send(if line.starts_with("//") { &line[1..] } else { line }).await?,
+    async fn send(&mut self, to: Recipient, text: &str) -> anyhow::Result<()> {
+        let id = match self.handle.submit(to.clone(), text).await {
+            Ok(id) => id,
+            Err(error) => return say(format_args!("! not sent: {error}")),
+        };
+        if let Some(file) = &mut self.file {
+            file.own(&self.handle.public_key(), &to, &id, local_time(), text)?;
         }
-        Ok(Next::GoOn)
+        let label = label(text);
+        if !self.is_connected {
+            say(format_args!("… waits for a connection: {label}"))?;
+        }
+        if self.own.len() >= FOLLOWED_MAX
+            && let Some(oldest) = self.own.pop_front()
+        {
+            self.unanswered -= usize::from(!oldest.is_answered);
+        }
+        self.own.push_back(Own { id, label, is_answered: false });
+        self.unanswered += 1;
+        Ok(())
     }
 
-    fn select(&mut self, prefix: &str) -> anyhow::Result<()> {
-        let mut matches = self.online.iter().filter(|key| key.to_hex().as_str().starts_with(prefix));
-        let found = match (prefix, matches.next(), matches.next()) {
-            ("", ..) => return say(format_args!("! /to needs the first digits of a key; /who lists them")),
-            (_, Some(key), None) => *key,
-            (_, Some(_), Some(_)) => return say(format_args!("! several keys start so: give more digits")),
-            (whole, None, _) => match PublicKey::from_hex(whole) {
-                Some(key) => key,
-                None => return say(format_args!("! nobody online has a key that starts so")),
-            },
-        };
-        self.selected = Some(found);
-        say(format_args!("* writing to {found}"))
+    /// What stands for an own message; `None` if it is none that is followed.
+    fn label_of(&self, id: &str) -> Option<&str> {
+        self.own.iter().rev().find(|own| own.id == id).map(|own| own.label.as_str())
     }
 
-    async fn send(&mut self, text: &str) -> anyhow::Result<()> {
-        let Some(to) = self.selected else {
-            return say(format_args!("! nobody is selected: /who lists who is online, /to KEYPREFIX selects"));
-        };
-        match self.handle.submit(to, text).await {
-            Ok(id) => {
-                self.unanswered.insert(id);
-                Ok(())
-            }
-            Err(error) => say(format_args!("! not sent: {error}")),
+    /// Notes that an own message has its answer.
+    fn answered(&mut self, id: &str) {
+        if let Some(own) = self.own.iter_mut().rev().find(|own| own.id == id && !own.is_answered) {
+            own.is_answered = true;
+            self.unanswered -= 1;
         }
     }
 
-    fn show(&mut self, event: Event) -> anyhow::Result<()> {
-        match event {
-            Event::Welcome { relay, public_key, .. } => say(format_args!("* connected to {relay} as {public_key}")),
-            Event::Lobby { users, .. } => {
-                self.online = users.into_iter().collect();
-                say(format_args!("* {} online; /help explains", self.online.len()))?;
-                self.check_selected()
-            }
-            Event::Joined { public_key, .. } => {
-                self.online.insert(public_key);
-                say(format_args!("* {} joined", short(&public_key)))
-            }
-            Event::Left { public_key, .. } => {
-                self.online.remove(&public_key);
-                say(format_args!("* {} left", short(&public_key)))?;
-                self.check_selected()
-            }
-            Event::Message(message) => self.show_message(&message),
-            Event::BadSignature(dropped) => {
-                let sender = short(&dropped.sender_public_key);
-                say(format_args!("! dropped a message that {sender} is said to have sent, but did not sign"))
-            }
-            Event::Ack { client_message_id, recipient_online, .. } => {
-                self.unanswered.remove(&client_message_id);
-                if recipient_online { Ok(()) } else { say(format_args!("* kept by the relay until they come online")) }
-            }
-            Event::Failed { client_message_id, details, .. } => {
-                self.unanswered.remove(&client_message_id);
-                say(format_args!("! not sent: {}", ForTerminal(&details)))
-            }
-            Event::Error { details, .. } => say(format_args!("! the relay says: {}", ForTerminal(&details))),
-            Event::Closed { details, retry: false, .. } => Err(anyhow!(details)),
-            Event::Closed { details, .. } => say(format_args!("* disconnected: {}", ForTerminal(&details))),
-            Event::Reconnecting { delay_ms, .. } => {
-                say(format_args!("* next attempt in {}.{} s", delay_ms / 1000, delay_ms % 1000 / 100))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn show_message(&self, message: &ReceivedMessage) -> anyhow::Result<()> {
-        let own = self.handle.public_key();
-        let place = match (&message.room_id, message.recipient_public_key) {
-            (Some(room), Some(_)) => format!(" in {room}, privately"),
-            (Some(room), None) => format!(" in {room}"),
-            (None, Some(recipient)) if recipient != own => format!(" to {}", short(&recipient)),
-            (None, _) => String::new(),
-        };
-        let sender = &message.sender_public_key;
-        let sender = if *sender == own { "you".to_owned() } else { short(sender) };
-        say(format_args!("{sender}{place}> {}", ForTerminal(&message.message)))
-    }
-
-    /// Forgets a selected user who is not online.
-    fn check_selected(&mut self) -> anyhow::Result<()> {
-        match self.selected {
-            Some(selected) if !self.online.contains(&selected) => {
-                self.selected = None;
-                say(format_args!("* recipient went offline: nobody is selected now"))
-            }
-            _ => Ok(()),
+    fn note_status(&mut self, id: &str, status: &str, reason: Option<&str>) -> anyhow::Result<()> {
+        match &mut self.file {
+            Some(file) => Ok(file.status(id, status, reason)?),
+            None => Ok(()),
         }
     }
 }
 
+fn label(text: &str) -> String {
+    let mut chars = text.chars();
+    let start: String = chars.by_ref().take(LABEL_CHARS).collect();
+    let rest = if chars.next().is_some() { "…" } else { "" };
+    format!("\"{}{rest}\"", ForTerminal(&start))
+}
+
 fn short(key: &PublicKey) -> String {
     key.to_hex().as_str()[..SHOWN_DIGITS].to_owned()
+}
+
+/// For the history file; what is signed follows the relay's clock.
+fn local_time() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_unix_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn say(line: std::fmt::Arguments<'_>) -> anyhow::Result<()> {

@@ -1,4 +1,5 @@
-//! `client listen`: prints every event as one line of JSON.
+//! `client listen`: prints every event as one line of JSON. A message is confirmed to the relay once
+//! its line is written: who is killed before gets it again.
 
 use std::io::{self, Write};
 
@@ -6,14 +7,14 @@ use anyhow::Context;
 use clap::Args;
 use client::escape::JsonForTerminal;
 use client::{Client, Event};
-use protocol::frame::LobbyMode;
+use protocol::frame::{LobbyMode, RoomAction};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{Connection, Failure};
+use crate::{Connection, Failure, room_id};
 
 /// Log in and print every event as one line of JSON, until interrupted
 ///
-/// Reconnects by itself. Ends with status 0 on SIGINT, SIGTERM or a closed standard output, with
+/// Reconnects by itself, and goes on where it was. Ends with status 0 on SIGINT, SIGTERM or a closed standard output, with
 /// status 1 when another connection of this device took over or the relay refuses the key.
 #[derive(Args)]
 pub(crate) struct Listen {
@@ -23,6 +24,10 @@ pub(crate) struct Listen {
     /// Do not follow who is online
     #[arg(long)]
     no_lobby: bool,
+
+    /// Join a room after each login; may be given several times
+    #[arg(long, value_name = "ROOM", value_parser = room_id)]
+    room: Vec<String>,
 }
 
 impl Listen {
@@ -54,6 +59,12 @@ impl Listen {
             match print(&event) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
                 printed => printed.context("cannot write to standard output")?,
+            }
+            if matches!(event, Event::Welcome { .. }) {
+                for room in &self.room {
+                    // Unless the connection ends first, an event answers; then the next login asks again.
+                    let _ = handle.room(room, RoomAction::Join).await;
+                }
             }
             last = Some(event);
         }

@@ -1,9 +1,10 @@
 //! The command `client`: makes keys, listens, sends, chats.
 //!
-//! Exit status: 0 done, 1 failed (one sentence on stderr), 2 wrong usage, an unusable key file
-//! included.
+//! Exit status: 0 done, 1 failed (one sentence on stderr), 2 wrong usage, an unusable key or history
+//! file included, 3 the relay has a message, but what `send --wait` waits for did not come in time.
 
 mod chat;
+mod device;
 mod keygen;
 mod listen;
 mod send;
@@ -19,6 +20,8 @@ use client::{Config, key_file};
 use protocol::keys::{is_id, is_relay_name};
 
 /// Talks to a relay: makes keys, listens, sends signed messages, chats.
+///
+/// Exit status: 0 done, 1 failed, 2 wrong usage, 3 sent, but not confirmed as --wait asked.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -45,8 +48,9 @@ struct Connection {
     #[arg(long, value_name = "FILE", env = "CLIENT_KEY")]
     key: PathBuf,
 
-    /// Which of the key's devices this is; a second connection of the same one ends the first.
-    /// Unless given, named after the command
+    /// Which of the key's devices this is; a second connection of the same one ends the first, and the
+    /// relay keeps messages for each. Unless given, the command's name and a number that is kept
+    /// in FILE.device
     #[arg(long, value_name = "ID", env = "CLIENT_DEVICE", value_parser = device_id)]
     device: Option<String>,
 
@@ -57,11 +61,11 @@ struct Connection {
 }
 
 impl Connection {
-    fn config(self, default_device: &str) -> Result<Config, Failure> {
+    fn config(self, command: &str) -> Result<Config, Failure> {
         let key = key_file::load(&self.key).map_err(|error| Failure::Usage(error.into()))?;
         let name = self.relay_name.unwrap_or_else(|| self.endpoint.relay_name());
-        let device = self.device.as_deref().unwrap_or(default_device);
-        let options = Options::new(&name, device).map_err(|error| Failure::Usage(error.into()))?;
+        let device = self.device.unwrap_or_else(|| device::default_device(command, &self.key));
+        let options = Options::new(&name, &device).map_err(|error| Failure::Usage(error.into()))?;
         Ok(Config::new(self.endpoint, options, key))
     }
 }
@@ -72,6 +76,8 @@ enum Failure {
     Usage(anyhow::Error),
     /// Exit status 1.
     Run(anyhow::Error),
+    /// Exit status 3.
+    Unconfirmed(anyhow::Error),
 }
 
 impl From<anyhow::Error> for Failure {
@@ -91,6 +97,7 @@ fn main() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Run(error)) => (error, 1),
         Err(Failure::Usage(error)) => (error, 2),
+        Err(Failure::Unconfirmed(error)) => (error, 3),
     };
     eprintln!("client: {}", ForTerminal(&format!("{error:#}")));
     ExitCode::from(status)
@@ -104,6 +111,10 @@ fn block_on(future: impl Future<Output = Result<(), Failure>>) -> Result<(), Fai
 
 fn device_id(text: &str) -> Result<String, &'static str> {
     if is_id(text) { Ok(text.to_owned()) } else { Err("expected 1 to 64 of A-Z a-z 0-9 - _ . :") }
+}
+
+fn room_id(text: &str) -> Result<String, &'static str> {
+    device_id(text)
 }
 
 fn relay_name(text: &str) -> Result<String, &'static str> {
