@@ -70,10 +70,16 @@ pub struct ReportArgs {
 
 const RUN_HELP: &str = "\
 Latency counts from the intended send time: a message that was due and could not go yet counts its wait.
-Targets: message|service|send_lag|ack|lobby|lobby.join|lobby.leave|connect|auth, each .p50 .p90 .p99 .p99.9 .max
-with < or <= and a duration; loss, duplicates, errors, diverged with =, < or <=; rate with > or >=.
+Targets: message|service|send_lag|blocked|ack|lobby|lobby.join|lobby.leave|connect|auth,
+each .p50 .p90 .p99 .p99.9 .max with < or <= and a duration; loss, duplicates, errors, diverged with =, < or <=;
+rate with > or >=. A percentile needs ten samples beyond it: 1,000 for p99.
 
-Exit code: 0 all targets met, 1 could not run, 2 wrong usage, 3 the run says nothing about a target, 99 target missed.";
+INVALID, instead of PASS or FAIL, if the figures say more of the generator than of the relay: send lag p99 above 5 ms or
+a tenth of the tightest target, less than 99 % of the rate reached, a worker above 90 %, long stalls, steal, throttling,
+relay and generator kept on one core, too few samples. What only the relay can have done (a message repeated, altered,
+lost for sure, a wrong lobby) is a FAIL even then.
+
+Exit code: 0 PASS, 99 FAIL, 3 INVALID, 1 could not run, 2 wrong usage.";
 
 /// Options of `run`.
 #[derive(Debug, Args)]

@@ -11,7 +11,7 @@ pub enum Exit {
     CouldNotRun,
     /// The command line is wrong.
     Usage,
-    /// The run is over and says nothing about a target.
+    /// The run is over and says nothing about the relay, or about a target.
     Invalid,
     /// The run is over and a target is missed.
     Missed,

@@ -108,9 +108,14 @@ impl Ledger {
     pub fn faults(&self) -> u64 {
         let errors: u64 = self.errors.values().sum();
         let disconnects: u64 = self.disconnects.values().sum();
-        errors
-            + disconnects
-            + self.out_of_order
+        errors + disconnects + self.wrong_pushes()
+    }
+
+    /// Of the faults, what the relay pushed and should not have, or not so: no generator in trouble
+    /// can bring that about.
+    #[must_use]
+    pub fn wrong_pushes(&self) -> u64 {
+        self.out_of_order
             + self.altered
             + self.misdelivered
             + self.delivered_though_refused

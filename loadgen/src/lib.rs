@@ -20,6 +20,7 @@
 //! | [`lobby`] | what a client knows of who is online, and how late it learns |
 //! | [`ledger`], [`recorder`] | what became of each message; histograms |
 //! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
+//! | [`hiccup`], [`interference`] | what the machine does to the generator |
 //! | [`validity`] | whether a run may be believed |
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
 //! | [`compare`] | two sets of finished runs set against each other |
@@ -47,7 +48,9 @@ pub mod clock;
 pub mod compare;
 pub mod environment;
 pub mod exit;
+pub mod hiccup;
 pub mod identity;
+pub mod interference;
 pub mod interval_log;
 pub mod ledger;
 pub mod lobby;

@@ -153,6 +153,29 @@ impl Recorder {
     }
 }
 
+/// How many samples of each metric should be there and never came. They count as infinitely late.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missing([u64; Metric::ALL.len()]);
+
+impl Missing {
+    /// Settles how many samples of a metric never came.
+    pub fn set(&mut self, metric: Metric, count: u64) {
+        self.0[metric as usize] = count;
+    }
+
+    /// How many samples of a metric never came.
+    #[must_use]
+    pub fn of(&self, metric: Metric) -> u64 {
+        self.0[metric as usize]
+    }
+
+    /// Joins and leaves together.
+    #[must_use]
+    pub fn lobby(&self) -> u64 {
+        self.of(Metric::LobbyJoin) + self.of(Metric::LobbyLeave)
+    }
+}
+
 /// The value that a share `quantile` of all samples does not exceed, where `infinite` more samples
 /// never came: `None` when it falls among those, or there are no samples at all.
 ///

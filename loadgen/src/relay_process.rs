@@ -189,6 +189,12 @@ impl RelayProcess {
         RelayError::Silent { why, output: self.last_lines() }
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The last lines of its output.
     #[must_use]
     pub fn last_lines(&self) -> String {

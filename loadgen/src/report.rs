@@ -9,6 +9,7 @@ use crate::recorder::Metric;
 use crate::run::{RelayResult, RunResult};
 use crate::slo::{Judgement, Measured, overall};
 use crate::summary::{Generator, RelayRecord, SCHEMA, Summary, TargetRecord, Throughput, Verdict, metrics};
+use crate::validity::Standing;
 
 /// Judges a run and sums it up. `spawn` is how its relay was started, if it was.
 #[must_use]
@@ -17,20 +18,23 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
     let workload = &plan.workload;
     let seconds = workload.duration.as_secs_f64();
     let steady = result.steady;
-    let undelivered = steady.due.saturating_sub(steady.delivered);
+    let missing = result.missing();
     let throughput = Throughput {
         due_per_second: steady.due as f64 / seconds,
         sent_per_second: steady.sent as f64 / seconds,
         delivered_per_second: steady.delivered_within as f64 / seconds,
     };
-    let terms = plan.slo.judge(&Measured {
+    let caught_up = result.workers.iter().all(|worker| worker.health.caught_up);
+    let standing = Standing::of(&result.findings, &result.ledger, &result.lobby, caught_up);
+    let (terms, too_few) = plan.slo.judge(&Measured {
         recorder: &result.recorder,
-        undelivered,
+        missing: &missing,
         ledger: &result.ledger,
         lobby: &result.lobby,
         delivered_per_second: throughput.delivered_per_second,
+        standing,
     });
-    let judgement = overall(&terms);
+    let judgement = overall(&terms, standing.spoiled);
     let relay_failed = result.relay.as_ref().is_some_and(|relay| relay.end.is_err());
     let exit = match judgement {
         Judgement::Fail => Exit::Missed,
@@ -45,13 +49,13 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         started: humantime::format_rfc3339_seconds(started).to_string(),
         argv,
         verdict: Verdict { judgement, exit_code: exit.code(), terms },
-        findings: result.findings.clone(),
+        findings: result.findings.iter().cloned().chain(too_few).collect(),
         workload: WorkloadRecord::from(workload),
         target: TargetRecord {
             url: format!("ws://{}{}", plan.target.authority, plan.target.path),
             relay_name: plan.target.relay_name.clone(),
         },
-        metrics: metrics(&result.recorder, undelivered),
+        metrics: metrics(&result.recorder, &missing),
         steady,
         throughput,
         ledger: result.ledger.clone(),
@@ -63,6 +67,8 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
             source_ips: plan.source_ips.iter().map(ToString::to_string).collect(),
             signed_ahead: plan.workload.signed_ahead(),
             workers: result.workers.clone(),
+            heartbeats: result.testimony.heartbeats.clone(),
+            interference: result.testimony.interference,
         },
         relay: result.relay.as_ref().zip(spawn).map(|(relay, spawn)| relay_record(result, relay, spawn)),
         relay_about: result.relay_about.clone(),

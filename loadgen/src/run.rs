@@ -29,7 +29,7 @@ use crate::lobby::Visitors;
 use crate::plan::{RunPlan, Spawn, Target, Workload};
 use crate::preflight::{self, Check};
 use crate::progress::Progress;
-use crate::recorder::Recorder;
+use crate::recorder::{Metric, Missing, Recorder};
 use crate::relay_admin::{Admin, RelayAbout, ShardLoad};
 use crate::relay_process::{RelayError, RelayProcess, Usage};
 use crate::validity::Finding;
@@ -38,6 +38,9 @@ use coordinator::Coordinator;
 
 mod coordinator;
 mod lobbies;
+mod witness;
+
+pub use witness::Testimony;
 
 /// What is asked of [`run`].
 #[derive(Clone, Debug)]
@@ -127,10 +130,26 @@ pub struct RunResult {
     pub relay_about: Option<RelayAbout>,
     /// How busy its threads were in the steady phase, as far as that can be seen.
     pub relay_loads: Vec<ShardLoad>,
+    /// What was seen of the machine.
+    pub testimony: Testimony,
     /// What speaks against the run.
     pub findings: Vec<Finding>,
     /// What a reader should know.
     pub notes: Vec<String>,
+}
+
+impl RunResult {
+    /// Samples of the steady phase that should be there and never came.
+    #[must_use]
+    pub fn missing(&self) -> Missing {
+        let steady = &self.steady;
+        let seen = |metric| self.recorder.of(metric).len();
+        let mut missing = Missing::default();
+        missing.set(Metric::Message, steady.due.saturating_sub(steady.delivered));
+        missing.set(Metric::Service, steady.sent.saturating_sub(steady.delivered));
+        missing.set(Metric::Ack, steady.sent.saturating_sub(seen(Metric::Ack)));
+        missing
+    }
 }
 
 /// What a relay of our own showed.

@@ -12,7 +12,9 @@
 //! `lobby` is joins and leaves together; `loss` counts whatever was due and did not arrive as sent;
 //! `errors` everything else that is wrong; `rate` is messages delivered a second.
 //!
-//! A term about something that never happened is neither met nor missed: it is invalid.
+//! A term about something that never happened is neither met nor missed: it is invalid. So is one
+//! about a percentile that too few samples settle (see [`samples_needed`]), and one of a run in which
+//! the generator's own trouble explains what was measured (see [`crate::validity`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,8 +24,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::to_ns;
 use crate::ledger::{Ledger, LobbyOutcome};
-use crate::recorder::{Metric, Recorder, quantile};
+use crate::recorder::{Metric, Missing, Recorder, quantile};
 use crate::units::{show_count, show_ns};
+use crate::validity::{Finding, FindingKind, SAMPLES_BEYOND, Severity, Standing};
 
 /// All targets of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,7 +84,7 @@ impl Relation {
 
 /// Why targets cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("target `{term}`: {reason}")]
+#[error("target `{term}`: {reason}; for example message.p99<500ms,lobby.p99<100ms,loss=0,rate>=2000/s")]
 pub struct SloError {
     term: String,
     reason: String,
@@ -191,7 +194,7 @@ impl Subject {
             "diverged" => Self::Diverged,
             "rate" => Self::Rate,
             _ => {
-                let unknown = || format!("`{name}` is unknown; write for example message.p99, lobby.p99, loss or rate");
+                let unknown = || format!("`{name}` is unknown");
                 // The percentile may hold a dot itself: p99.9.
                 let at = name.find(".p").or_else(|| name.find(".max")).ok_or_else(unknown)?;
                 let (metric, percentile) = (&name[..at], &name[at + 1..]);
@@ -223,14 +226,16 @@ impl Subject {
 pub struct Measured<'a> {
     /// Of the steady phase.
     pub recorder: &'a Recorder,
-    /// Messages due in the steady phase that never came: infinitely late.
-    pub undelivered: u64,
+    /// Samples of the steady phase that never came: infinitely late.
+    pub missing: &'a Missing,
     /// Of the whole run.
     pub ledger: &'a Ledger,
     /// Of the whole run.
     pub lobby: &'a LobbyOutcome,
     /// Messages delivered a second in the steady phase.
     pub delivered_per_second: f64,
+    /// What the generator's own part leaves of that.
+    pub standing: Standing,
 }
 
 /// Whether one target was met.
@@ -267,21 +272,55 @@ pub struct TermVerdict {
 }
 
 impl Slo {
-    /// Judges every target.
+    /// Judges every target. What is found is that samples are too few.
     #[must_use]
-    pub fn judge(&self, measured: &Measured<'_>) -> Vec<TermVerdict> {
-        self.terms.iter().map(|term| term.judge(measured)).collect()
+    pub fn judge(&self, measured: &Measured<'_>) -> (Vec<TermVerdict>, Vec<Finding>) {
+        let (verdicts, findings): (_, Vec<_>) = self.terms.iter().map(|term| term.judge(measured)).unzip();
+        (verdicts, findings.into_iter().flatten().collect())
+    }
+
+    /// The tightest target for the time of a message.
+    #[must_use]
+    pub fn tightest_ns(&self) -> Option<u64> {
+        let of_messages = self.terms.iter().filter(|term| match term.subject {
+            Subject::Quantile { metric: SloMetric::One(metric), .. } => {
+                matches!(metric, Metric::Message | Metric::Service | Metric::Ack)
+            }
+            _ => false,
+        });
+        of_messages.map(|term| term.bound as u64).min()
+    }
+
+    /// The highest percentile asked for, as a share; 1 for a maximum.
+    #[must_use]
+    pub fn strictest(&self) -> Option<f64> {
+        let quantiles = self.terms.iter().filter_map(|term| match term.subject {
+            Subject::Quantile { quantile, .. } => Some(quantile),
+            _ => None,
+        });
+        quantiles.reduce(f64::max)
     }
 }
 
-/// The verdict over all targets: a missed one makes a miss, else an invalid one makes the run
-/// invalid.
+/// How many samples settle a percentile: [`SAMPLES_BEYOND`] of them lie beyond it. A maximum is what
+/// it is: one.
 #[must_use]
-pub fn overall(verdicts: &[TermVerdict]) -> Judgement {
+pub fn samples_needed(quantile: f64) -> u64 {
+    if quantile >= 1.0 {
+        return 1;
+    }
+    // Less a trace, since 1 - 0.9 is not quite 0.1.
+    (SAMPLES_BEYOND as f64 / (1.0 - quantile) - 1e-6).ceil() as u64
+}
+
+/// The verdict over all targets of a run. `spoiled` is whether it says nothing about the relay: then
+/// what is missed all the same can only be the relay's doing.
+#[must_use]
+pub fn overall(verdicts: &[TermVerdict], spoiled: bool) -> Judgement {
     let any = |judgement| verdicts.iter().any(|verdict| verdict.judgement == judgement);
     if any(Judgement::Fail) {
         Judgement::Fail
-    } else if any(Judgement::Invalid) {
+    } else if spoiled || any(Judgement::Invalid) {
         Judgement::Invalid
     } else {
         Judgement::Pass
@@ -289,57 +328,151 @@ pub fn overall(verdicts: &[TermVerdict]) -> Judgement {
 }
 
 impl Term {
-    fn judge(&self, run: &Measured<'_>) -> TermVerdict {
-        let count = |count: u64| (show_count(count), Some(count as f64));
-        let (measured, value) = match self.subject {
-            Subject::Loss => count(run.ledger.undelivered()),
-            Subject::Duplicates => count(run.ledger.duplicates),
-            Subject::Errors => count(run.ledger.faults()),
-            Subject::Diverged => count(run.lobby.diverged),
+    fn judge(&self, run: &Measured<'_>) -> (TermVerdict, Option<Finding>) {
+        let ledger = run.ledger;
+        match self.subject {
+            Subject::Loss => self.judge_count(run, ledger.undelivered(), run.standing.lost_by_relay),
+            Subject::Duplicates => self.judge_count(run, ledger.duplicates, ledger.duplicates),
+            Subject::Errors => self.judge_count(run, ledger.faults(), run.standing.faults_of_relay),
+            Subject::Diverged => self.judge_count(run, run.lobby.diverged, run.standing.diverged_by_relay),
             Subject::Rate => {
-                (format!("{}/s", show_count(run.delivered_per_second as u64)), Some(run.delivered_per_second))
+                let rate = run.delivered_per_second;
+                let met = self.relation.holds(rate, self.bound);
+                self.verdict(run, format!("{}/s", show_count(rate as u64)), self.unless_floor(run, met), false)
             }
             Subject::Quantile { metric, quantile } => {
-                let infinite = match metric {
-                    SloMetric::One(Metric::Message | Metric::Service) => run.undelivered,
-                    _ => 0,
+                let (name, histogram, missing) = match metric {
+                    SloMetric::One(metric) => (metric.name(), run.recorder.of(metric), run.missing.of(metric)),
+                    SloMetric::Lobby => ("lobby", &run.recorder.lobby(), run.missing.lobby()),
                 };
-                match metric {
-                    SloMetric::One(metric) => show_quantile(run.recorder.of(metric), infinite, quantile),
-                    SloMetric::Lobby => show_quantile(&run.recorder.lobby(), infinite, quantile),
-                }
+                self.judge_quantile(run, name, histogram, missing, quantile)
             }
+        }
+    }
+
+    /// A count, of which so many only the relay can have made.
+    fn judge_count(&self, run: &Measured<'_>, count: u64, by_relay: u64) -> (TermVerdict, Option<Finding>) {
+        let judgement = judged(self.relation.holds(count as f64, self.bound));
+        let stands = match self.relation {
+            Relation::Below => by_relay as f64 >= self.bound,
+            _ => by_relay as f64 > self.bound,
         };
-        let judgement = match value {
-            None => Judgement::Invalid,
-            Some(value) if self.relation.holds(value, self.bound) => Judgement::Pass,
-            Some(_) => Judgement::Fail,
+        self.verdict(run, show_count(count), judgement, stands)
+    }
+
+    fn judge_quantile(
+        &self,
+        run: &Measured<'_>,
+        name: &str,
+        histogram: &Histogram<u64>,
+        missing: u64,
+        share: f64,
+    ) -> (TermVerdict, Option<Finding>) {
+        let samples = histogram.len() + missing;
+        if samples == 0 {
+            return self.verdict(run, "no samples".to_owned(), Judgement::Invalid, false);
+        }
+        let value = quantile(histogram, missing, share);
+        let measured = value.map_or_else(|| "never".to_owned(), show_ns);
+        let met = self.relation.holds(value.map_or(f64::INFINITY, |ns| ns as f64), self.bound);
+        let needed = samples_needed(share);
+        // A miss is settled by as many samples beyond the bound as a percentile needs beyond itself.
+        let beyond = missing + histogram.len() - histogram.count_between(0, self.bound as u64);
+        if samples >= needed || (!met && beyond >= SAMPLES_BEYOND) {
+            return self.verdict(run, measured, self.unless_floor(run, met), false);
+        }
+        let longer = needed.div_ceil(samples);
+        let finding = Finding {
+            kind: FindingKind::FewSamples,
+            severity: Severity::Invalid,
+            metric: Some(name.to_owned()),
+            measured: show_count(samples),
+            text: format!(
+                "{} asks for more than {} samples can say: {} are needed",
+                self.text,
+                show_count(samples),
+                show_count(needed)
+            ),
+            fix: format!("measure {longer} times as long (--duration), or ask for a lower percentile"),
         };
-        TermVerdict { term: self.text.clone(), measured, judgement }
+        let measured = format!("{measured} in {} samples", show_count(samples));
+        let (verdict, _) = self.verdict(run, measured, Judgement::Invalid, false);
+        (verdict, Some(finding))
+    }
+
+    /// What is missed where the generator was the bound of a closed loop says nothing.
+    fn unless_floor(&self, run: &Measured<'_>, met: bool) -> Judgement {
+        if run.standing.floor && !met { Judgement::Invalid } else { judged(met) }
+    }
+
+    /// `stands` is whether a miss is the relay's whatever the generator did.
+    fn verdict(
+        &self,
+        run: &Measured<'_>,
+        measured: String,
+        judgement: Judgement,
+        stands: bool,
+    ) -> (TermVerdict, Option<Finding>) {
+        let judgement = match judgement {
+            Judgement::Fail if stands => Judgement::Fail,
+            _ if run.standing.spoiled => Judgement::Invalid,
+            judgement => judgement,
+        };
+        (TermVerdict { term: self.text.clone(), measured, judgement }, None)
     }
 }
 
-fn show_quantile(histogram: &Histogram<u64>, infinite: u64, share: f64) -> (String, Option<f64>) {
-    if histogram.len() + infinite == 0 {
-        return ("no samples".to_owned(), None);
-    }
-    match quantile(histogram, infinite, share) {
-        Some(ns) => (show_ns(ns), Some(ns as f64)),
-        None => ("never delivered".to_owned(), Some(f64::INFINITY)),
-    }
+fn judged(met: bool) -> Judgement {
+    if met { Judgement::Pass } else { Judgement::Fail }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Judgement, Measured, Slo, overall};
+    use super::{Judgement, Measured, Slo, TermVerdict, overall, samples_needed};
     use crate::ledger::{Ledger, LobbyOutcome};
-    use crate::recorder::{Metric, Recorder};
+    use crate::recorder::{Metric, Missing, Recorder};
+    use crate::validity::{FindingKind, Standing};
+    use Judgement::{Fail, Invalid, Pass};
 
-    fn judge(targets: &str, recorder: &Recorder, undelivered: u64, ledger: &Ledger) -> Vec<Judgement> {
+    fn verdicts(
+        targets: &str,
+        recorder: &Recorder,
+        undelivered: u64,
+        ledger: &Ledger,
+        standing: Standing,
+    ) -> (Vec<TermVerdict>, Vec<FindingKind>) {
         let slo: Slo = targets.parse().unwrap();
         let lobby = LobbyOutcome { diverged: 2, ..LobbyOutcome::default() };
-        let measured = Measured { recorder, undelivered, ledger, lobby: &lobby, delivered_per_second: 1999.5 };
-        slo.judge(&measured).into_iter().map(|verdict| verdict.judgement).collect()
+        let mut missing = Missing::default();
+        missing.set(Metric::Message, undelivered);
+        let measured =
+            Measured { recorder, missing: &missing, ledger, lobby: &lobby, delivered_per_second: 1999.5, standing };
+        let (verdicts, findings) = slo.judge(&measured);
+        (verdicts, findings.iter().map(|finding| finding.kind).collect())
+    }
+
+    fn judge(targets: &str, recorder: &Recorder, undelivered: u64, ledger: &Ledger) -> Vec<Judgement> {
+        judge_standing(targets, recorder, undelivered, ledger, Standing::default())
+    }
+
+    fn judge_standing(
+        targets: &str,
+        recorder: &Recorder,
+        undelivered: u64,
+        ledger: &Ledger,
+        standing: Standing,
+    ) -> Vec<Judgement> {
+        let (verdicts, _) = verdicts(targets, recorder, undelivered, ledger, standing);
+        verdicts.into_iter().map(|verdict| verdict.judgement).collect()
+    }
+
+    /// A thousand messages, of 1, 2 … 1,000 ns, which a histogram tells apart exactly.
+    fn thousand() -> Recorder {
+        let mut recorder = Recorder::default();
+        for value in 1..=1000 {
+            recorder.record(Metric::Message, value);
+        }
+        recorder
     }
 
     #[test]
@@ -389,45 +522,86 @@ mod tests {
 
     #[test]
     fn bounds_are_judged_to_the_nanosecond_they_can_tell_apart() {
-        let mut recorder = Recorder::default();
-        for value in 1..=100 {
-            recorder.record(Metric::Message, value * 10);
-        }
         let ledger = Ledger { duplicates: 3, ..Ledger::default() };
         let judged = judge(
-            "message.p99<991ns,message.p99<990ns,message.p99<=990ns,message.max<1ms,loss=0,duplicates<3,duplicates<=3",
-            &recorder,
+            "message.p50<501ns,message.p50<500ns,message.p50<=500ns,message.max<1ms,loss=0,duplicates<3,duplicates<=3",
+            &thousand(),
             0,
             &ledger,
         );
-        use Judgement::{Fail, Pass};
         assert_eq!(judged, [Pass, Fail, Pass, Pass, Pass, Fail, Pass]);
     }
 
     #[test]
     fn the_undelivered_break_percentiles_and_loss() {
-        let mut recorder = Recorder::default();
-        for _ in 0..97 {
-            recorder.record(Metric::Message, 5);
-        }
-        let ledger = Ledger { lost: 1, refused: 1, not_sent: 1, ..Ledger::default() };
-        let judged = judge("message.p97<1ms,message.p98<1h,loss=0,loss<=3,diverged=0", &recorder, 3, &ledger);
-        use Judgement::{Fail, Pass};
+        let ledger = Ledger { lost: 20, refused: 4, not_sent: 3, blocked: 2, overdue: 1, ..Ledger::default() };
+        let judged = judge("message.p97<1ms,message.p98<1h,loss=0,loss<=30,diverged=0", &thousand(), 30, &ledger);
         assert_eq!(judged, [Pass, Fail, Fail, Pass, Fail]);
     }
 
     #[test]
     fn a_target_without_samples_is_invalid() {
         let ledger = Ledger::default();
-        let judged = judge("lobby.p99<1s,rate>=1999", &Recorder::default(), 0, &ledger);
-        assert_eq!(judged, [Judgement::Invalid, Judgement::Pass]);
-        let lobby = LobbyOutcome::default();
-        let recorder = Recorder::default();
-        let measured =
-            Measured { recorder: &recorder, undelivered: 0, ledger: &ledger, lobby: &lobby, delivered_per_second: 0.0 };
-        let verdicts = |targets: &str| overall(&targets.parse::<Slo>().unwrap().judge(&measured));
-        assert_eq!(verdicts("lobby.p99<1s,loss=0"), Judgement::Invalid);
-        assert_eq!(verdicts("lobby.p99<1s,rate>=1"), Judgement::Fail);
-        assert_eq!(verdicts("loss=0"), Judgement::Pass);
+        assert_eq!(judge("lobby.p99<1s,rate>=1999", &Recorder::default(), 0, &ledger), [Invalid, Pass]);
+        let all = |targets: &str| {
+            let (verdicts, _) = verdicts(targets, &Recorder::default(), 0, &ledger, Standing::default());
+            overall(&verdicts, false)
+        };
+        assert_eq!(all("lobby.p99<1s,loss=0"), Invalid);
+        assert_eq!(all("lobby.p99<1s,rate>=2000"), Fail);
+        assert_eq!(all("loss=0"), Pass);
+        assert_eq!((overall(&[], false), overall(&[], true)), (Pass, Invalid));
+    }
+
+    #[test]
+    fn ten_samples_beyond_settle_a_percentile() {
+        let needed = [0.5, 0.9, 0.99, 0.999, 0.9999, 1.0].map(samples_needed);
+        assert_eq!(needed, [20, 100, 1000, 10_000, 100_000, 1]);
+    }
+
+    #[test]
+    fn a_percentile_of_too_few_samples_is_neither_met_nor_missed() {
+        let few = |targets: &str, undelivered| {
+            verdicts(targets, &thousand(), undelivered, &Ledger::default(), Standing::default())
+        };
+        let (judged, found) = few("message.p99<1ms,message.p99.9<1ms,message.max<1ms", 0);
+        assert_eq!(judged.iter().map(|verdict| verdict.judgement).collect::<Vec<_>>(), [Pass, Invalid, Pass]);
+        assert_eq!(found, [FindingKind::FewSamples]);
+        assert!(judged[1].measured.contains("in 1,000 samples"), "{}", judged[1].measured);
+        // Nine beyond the bound are chance, ten are a miss: those of 991 ns and more.
+        for (bound, expected) in [("991ns", Invalid), ("990ns", Fail), ("100ns", Fail)] {
+            assert_eq!(few(&format!("message.p99.9<={bound}"), 0).0[0].judgement, expected, "{bound}");
+        }
+        assert_eq!(few("message.p99.9<1h", 9).0[0].judgement, Invalid);
+        assert_eq!(few("message.p99.9<1h", 10).0[0].judgement, Fail);
+    }
+
+    #[test]
+    fn a_spoiled_run_says_nothing_but_what_only_the_relay_can_have_done() {
+        let ledger = Ledger { lost: 5, duplicates: 1, altered: 2, ..Ledger::default() };
+        let targets = "message.p99<1ms,message.p99<500ns,rate>=1,rate>=9999,loss=0,errors=0,diverged=0,duplicates=0,\
+                       duplicates<=1";
+        let judge = |standing| judge_standing(targets, &thousand(), 0, &ledger, standing);
+        let spoiled = Standing { spoiled: true, ..Standing::default() };
+        let nothing = Invalid;
+        assert_eq!(judge(spoiled), [nothing, nothing, nothing, nothing, nothing, nothing, nothing, Fail, nothing]);
+        let seen = Standing { lost_by_relay: 5, faults_of_relay: 2, diverged_by_relay: 1, ..spoiled };
+        assert_eq!(judge(seen), [nothing, nothing, nothing, nothing, Fail, Fail, Fail, Fail, nothing]);
+        assert_eq!(judge(Standing::default()), [Pass, Fail, Pass, Fail, Fail, Fail, Fail, Fail, Pass]);
+    }
+
+    #[test]
+    fn the_floor_of_a_closed_loop_can_meet_a_target_and_not_miss_it() {
+        let floor = Standing { floor: true, ..Standing::default() };
+        let targets = "message.p99<1ms,message.p99<500ns,rate>=1,rate>=9999,loss=0";
+        let judged = judge_standing(targets, &thousand(), 0, &Ledger::default(), floor);
+        assert_eq!(judged, [Pass, Invalid, Pass, Invalid, Pass]);
+    }
+
+    #[test]
+    fn the_tightest_and_the_strictest_are_found() {
+        let slo: Slo = "message.p50<9ms,message.p99<20ms,lobby.p99.9<1ms,ack.max<10ms,loss=0".parse().unwrap();
+        assert_eq!((slo.tightest_ns(), slo.strictest()), (Some(9_000_000), Some(1.0)));
+        assert_eq!((Slo::default().tightest_ns(), Slo::default().strictest()), (None, None));
     }
 }

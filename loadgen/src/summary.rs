@@ -9,9 +9,10 @@ use relay_engine::EngineStats;
 use serde::{Deserialize, Serialize};
 
 use crate::environment::Environment;
+use crate::interference::Interference;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
 use crate::plan::WorkloadRecord;
-use crate::recorder::{Metric, Recorder, quantile};
+use crate::recorder::{Metric, Missing, Recorder, quantile};
 use crate::relay_admin::{RelayAbout, ShardLoad};
 use crate::relay_process::Usage;
 use crate::slo::{Judgement, TermVerdict};
@@ -113,6 +114,26 @@ pub struct Generator {
     pub signed_ahead: u64,
     /// Each worker.
     pub workers: Vec<WorkerRecord>,
+    /// What this machine did to threads that only had to wake up every millisecond, in the steady
+    /// phase.
+    #[serde(default)]
+    pub heartbeats: Vec<HeartbeatRecord>,
+    /// What others took of the generator's CPU time in the steady phase.
+    #[serde(default)]
+    pub interference: Interference,
+}
+
+/// One heartbeat.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct HeartbeatRecord {
+    /// The core it was kept on; `None` if it floated.
+    pub core: Option<usize>,
+    /// How late its beats were. Nanoseconds.
+    pub late: MetricSummary,
+    /// Beats that were late by more than 10 ms.
+    pub long_stalls: u64,
+    /// Time that lay in them.
+    pub stalled_ns: u64,
 }
 
 /// One worker.
@@ -222,20 +243,18 @@ impl MetricSummary {
     }
 }
 
-/// The percentiles of all metrics; `undelivered` messages count as infinitely late.
+/// The percentiles of all metrics.
 #[must_use]
-pub fn metrics(recorder: &Recorder, undelivered: u64) -> BTreeMap<String, MetricSummary> {
-    let of = |metric: Metric| {
-        let infinite = if matches!(metric, Metric::Message | Metric::Service) { undelivered } else { 0 };
-        (metric.name().to_owned(), MetricSummary::of(recorder.of(metric), infinite))
-    };
-    Metric::ALL.into_iter().map(of).chain([("lobby".to_owned(), MetricSummary::of(&recorder.lobby(), 0))]).collect()
+pub fn metrics(recorder: &Recorder, missing: &Missing) -> BTreeMap<String, MetricSummary> {
+    let of = |metric: Metric| (metric.name().to_owned(), MetricSummary::of(recorder.of(metric), missing.of(metric)));
+    let lobby = ("lobby".to_owned(), MetricSummary::of(&recorder.lobby(), missing.lobby()));
+    Metric::ALL.into_iter().map(of).chain([lobby]).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::{MetricSummary, metrics};
-    use crate::recorder::{Metric, Recorder, empty};
+    use crate::recorder::{Metric, Missing, Recorder, empty};
     use serde_json::json;
 
     #[test]
@@ -253,16 +272,19 @@ mod tests {
     }
 
     #[test]
-    fn only_messages_can_be_undelivered() {
+    fn what_never_came_counts_for_its_own_metric() {
         let mut recorder = Recorder::default();
         recorder.record(Metric::LobbyJoin, 10);
         recorder.record(Metric::LobbyLeave, 30);
-        let metrics = metrics(&recorder, 5);
+        let mut missing = Missing::default();
+        missing.set(Metric::Message, 5);
+        missing.set(Metric::LobbyLeave, 1);
+        let metrics = metrics(&recorder, &missing);
         assert_eq!(metrics["message"].infinite, 5);
-        assert_eq!(metrics["service"].infinite, 5);
-        assert_eq!(metrics["ack"].infinite, 0);
-        assert_eq!(metrics["lobby"].n, 2);
-        assert_eq!(metrics["lobby"].p50, Some(10));
-        assert_eq!(metrics["lobby.leave"].max, Some(30));
+        assert_eq!(metrics["service"].infinite, 0);
+        assert_eq!((metrics["lobby"].n, metrics["lobby"].infinite), (2, 1));
+        assert_eq!((metrics["lobby"].p50, metrics["lobby"].max), (Some(30), None));
+        assert_eq!(metrics["lobby.leave"].max, None);
+        assert_eq!(metrics["lobby.join"].max, Some(10));
     }
 }

@@ -202,15 +202,22 @@ fn verdict(out: &mut String, summary: &Summary) -> std::fmt::Result {
     for term in &summary.verdict.terms {
         writeln!(out, "{:<7}  {}  (measured: {})", term.judgement, term.term, term.measured)?;
     }
+    let spoiled = summary.findings.iter().any(Finding::spoils_run);
     match (summary.verdict.terms.len(), summary.verdict.judgement) {
-        (0, _) => writeln!(out, "no targets given (--slo)"),
+        (0, Judgement::Pass) => writeln!(out, "no targets given (--slo)"),
         (1, Judgement::Pass) => writeln!(out, "PASS: the target is met"),
         (count, Judgement::Pass) => writeln!(out, "PASS: all {count} targets met"),
         (_, Judgement::Fail) => writeln!(out, "FAIL: a target is missed"),
+        (_, Judgement::Invalid) if spoiled => {
+            writeln!(out, "INVALID: the run says nothing about the relay")
+        }
         (_, Judgement::Invalid) => writeln!(out, "INVALID: the run says nothing about a target"),
     }?;
     for finding in summary.findings.iter().filter(|finding| finding.severity == Severity::Invalid) {
         writeln!(out, "INVALID  {}\n         to change: {}", finding.text, finding.fix)?;
+    }
+    if spoiled && summary.verdict.judgement == Judgement::Fail {
+        writeln!(out, "What is missed is the relay's doing all the same; of the rest the run says nothing.")?;
     }
     Ok(())
 }

@@ -2,10 +2,51 @@
 //!
 //! A [`Finding`] is one reason for doubt. An [`Severity::Invalid`] one makes the run say nothing
 //! about the relay; a [`Severity::Warning`] is printed beside the figure that it touches.
+//!
+//! # Who wins
+//! A generator in trouble makes everything late, and can even make the relay refuse messages (a
+//! backlog sent at once breaks its rate limit) or close connections (a client that does not read is
+//! too slow). It cannot make the relay repeat a message, alter it, swap two, announce a wrong lobby.
+//! So:
+//! 1. A target missed by what **only the relay can have done** is missed, whatever the generator did:
+//!    FAIL, exit 99. See [`Standing`] for what that is.
+//! 2. Otherwise an invalid finding makes every target INVALID, also those that look met or missed:
+//!    exit 3.
+//! 3. A percentile without enough samples makes its own target INVALID and no other.
+//! 4. What is left is a PASS or a FAIL.
+//!
+//! Neither hides the other: below a FAIL the findings are printed all the same, and each target has
+//! its own verdict.
 
 use serde::{Deserialize, Serialize};
 
-use crate::units::show_ns;
+use crate::ledger::{Ledger, LobbyOutcome};
+
+mod evidence;
+
+pub use evidence::{Evidence, Heartbeat, Load, Pace, examine};
+
+/// Send lag above which a run is invalid, if no message target is so tight that a tenth of it is
+/// less: 5 ms.
+pub const SEND_LAG_MAX_NS: u64 = 5_000_000;
+
+/// The share of a target that the generator's own lag may take.
+pub const SEND_LAG_SHARE: f64 = 0.1;
+
+/// The share of the messages due whose turn has to come in time.
+pub const ACHIEVED_MIN: f64 = 0.99;
+
+/// The share of its core above which a worker is a bottleneck: what it worked, and what it waited
+/// for the core.
+pub const BUSY_MAX: f64 = 0.9;
+
+/// The share of the time that others may take from the generator: what is late then is in the 99th
+/// percentile.
+pub const STOLEN_MAX: f64 = 0.01;
+
+/// A percentile is settled by so many samples beyond it, as 1,000 samples have beyond the 99th. Fewer
+/// are chance: with ten, the number beyond it varies by a third.
+pub const SAMPLES_BEYOND: u64 = 10;
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,8 +54,24 @@ use crate::units::show_ns;
 pub enum FindingKind {
     /// The generator sent later than it meant to.
     SendLag,
+    /// The generator did not reach the rate that it was asked for.
+    AchievedRate,
     /// A worker had little or no time left.
     BusyWorker,
+    /// A closed loop was bounded by the generator: its figures are a floor.
+    Floor,
+    /// A thread that only had to wake up woke late.
+    Stalls,
+    /// The hypervisor gave the generator's cores to others.
+    Steal,
+    /// A CPU quota stopped the generator.
+    Throttling,
+    /// Relay and generator ran on the same cores.
+    SharedCores,
+    /// A percentile was asked for that the samples do not settle.
+    FewSamples,
+    /// Messages waited behind writes that the relay did not take.
+    Blocked,
     /// Messages waited for their signatures, or were signed too early.
     Supply,
     /// Visitors were due while none was free.
@@ -51,84 +108,76 @@ pub struct Finding {
     pub fix: String,
 }
 
-/// Send lag above which a run is invalid: 5 ms.
-pub const SEND_LAG_MAX_NS: u64 = 5_000_000;
-
-/// The share of its core above which a worker is a bottleneck.
-pub const BUSY_MAX: f64 = 0.9;
-
-/// What is known of the generator's part in a run.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Evidence {
-    /// The 99th percentile of the send lag; `None` without messages.
-    pub send_lag_p99_ns: Option<u64>,
-    /// The share of its core that the busiest worker used.
-    pub busiest: Option<f64>,
-    /// Times a message was due and not yet signed.
-    pub starved: u64,
-    /// Messages that had been signed too long before they were due.
-    pub expired: u64,
-    /// Visits that were due while no visitor was free.
-    pub visits_missed: u64,
+impl Finding {
+    /// Whether it makes the run say nothing about the relay, and not one target alone.
+    #[must_use]
+    pub fn spoils_run(&self) -> bool {
+        self.severity == Severity::Invalid && self.kind != FindingKind::FewSamples
+    }
 }
 
-/// Looks for reasons for doubt.
-#[must_use]
-pub fn examine(evidence: &Evidence) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    if let Some(lag_ns) = evidence.send_lag_p99_ns.filter(|&lag_ns| lag_ns > SEND_LAG_MAX_NS) {
-        findings.push(Finding {
-            kind: FindingKind::SendLag,
-            severity: Severity::Warning,
-            metric: Some("send_lag".to_owned()),
-            measured: show_ns(lag_ns),
-            text: format!("the generator sent late: send lag p99 {}", show_ns(lag_ns)),
-            fix: "give it cores of its own (--pin-cores), more --workers or a lower --rate".to_owned(),
-        });
+/// What a target can still be judged by, given what was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The generator's part explains anything that was late or missing.
+    pub spoiled: bool,
+    /// A closed loop was bounded by the generator: what is met is met, what is missed says nothing.
+    pub floor: bool,
+    /// Messages that only the relay can have lost: every message was written, every worker read
+    /// until nothing more came for a second, and no connection broke. Altered ones are among them.
+    pub lost_by_relay: u64,
+    /// Faults that only the relay can have made: whatever it pushed that it should not have.
+    pub faults_of_relay: u64,
+    /// Clients that only the relay can have misled: its own totals contradicted what it had told
+    /// them, or they had read all there was.
+    pub diverged_by_relay: u64,
+}
+
+impl Standing {
+    /// Weighs what was found. `caught_up` is whether every worker had read all there was at the end.
+    #[must_use]
+    pub fn of(findings: &[Finding], ledger: &Ledger, lobby: &LobbyOutcome, caught_up: bool) -> Self {
+        let lost = if caught_up && ledger.disconnects.is_empty() { ledger.lost } else { 0 };
+        Self {
+            spoiled: findings.iter().any(Finding::spoils_run),
+            floor: findings.iter().any(|finding| finding.kind == FindingKind::Floor),
+            lost_by_relay: ledger.altered_unrepaired + lost,
+            faults_of_relay: ledger.wrong_pushes(),
+            diverged_by_relay: if caught_up { lobby.diverged } else { lobby.diverged.min(lobby.disagreements) },
+        }
     }
-    if let Some(busiest) = evidence.busiest.filter(|&busiest| busiest > BUSY_MAX) {
-        let measured = format!("{:.0} %", busiest * 100.0);
-        findings.push(Finding {
-            kind: FindingKind::BusyWorker,
-            severity: Severity::Warning,
-            metric: Some("generator".to_owned()),
-            text: format!("a worker was {measured} busy: the generator may be the bottleneck"),
-            measured,
-            fix: "add --workers, on cores of their own".to_owned(),
-        });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Finding, FindingKind, Severity, Standing};
+    use crate::ledger::{Ledger, LobbyOutcome};
+
+    fn finding(kind: FindingKind, severity: Severity) -> Finding {
+        let empty = String::new();
+        Finding { kind, severity, metric: None, measured: empty.clone(), text: empty.clone(), fix: empty }
     }
-    if evidence.starved > 0 {
-        findings.push(Finding {
-            kind: FindingKind::Supply,
-            severity: Severity::Warning,
-            metric: Some("send_lag".to_owned()),
-            measured: format!("{} times", evidence.starved),
-            text: "messages waited for their signature".to_owned(),
-            fix: "raise --presign, or add --workers on cores of their own".to_owned(),
-        });
+
+    #[test]
+    fn invalid_findings_spoil_a_run_but_for_too_few_samples() {
+        let of = |kind, severity| {
+            Standing::of(&[finding(kind, severity)], &Ledger::default(), &LobbyOutcome::default(), true)
+        };
+        assert!(of(FindingKind::SendLag, Severity::Invalid).spoiled);
+        assert!(!of(FindingKind::SendLag, Severity::Warning).spoiled);
+        assert!(!of(FindingKind::FewSamples, Severity::Invalid).spoiled);
+        assert!(of(FindingKind::Floor, Severity::Warning).floor);
     }
-    if evidence.expired > 0 {
-        findings.push(Finding {
-            kind: FindingKind::Supply,
-            severity: Severity::Warning,
-            metric: Some("rate".to_owned()),
-            measured: format!("{} messages", evidence.expired),
-            text: format!("{} signed messages grew too old to be sent", evidence.expired),
-            fix: "lower --presign".to_owned(),
-        });
+
+    #[test]
+    fn loss_is_the_relays_only_if_nothing_else_can_have_lost_it() {
+        let ledger = Ledger { lost: 3, altered_unrepaired: 1, altered: 2, ..Ledger::default() };
+        let lobby = LobbyOutcome { diverged: 7, disagreements: 2, ..LobbyOutcome::default() };
+        let standing = Standing::of(&[], &ledger, &lobby, true);
+        assert_eq!((standing.lost_by_relay, standing.faults_of_relay, standing.diverged_by_relay), (4, 2, 7));
+        let standing = Standing::of(&[], &ledger, &lobby, false);
+        assert_eq!((standing.lost_by_relay, standing.diverged_by_relay), (1, 2));
+        let broken = Ledger { disconnects: [("reset".to_owned(), 1)].into(), ..ledger };
+        assert_eq!(Standing::of(&[], &broken, &lobby, true).lost_by_relay, 1);
     }
-    if evidence.visits_missed > 0 {
-        findings.push(Finding {
-            kind: FindingKind::VisitsMissed,
-            severity: Severity::Warning,
-            metric: Some("lobby".to_owned()),
-            measured: format!("{} visits", evidence.visits_missed),
-            text: format!(
-                "{} visits were due while no visitor was free: the relay is slow to let them in or out",
-                evidence.visits_missed
-            ),
-            fix: "look at connect and auth, or lower --churn".to_owned(),
-        });
-    }
-    findings
 }

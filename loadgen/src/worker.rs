@@ -31,6 +31,7 @@ use relay_engine::{ConnectionId, Engine, EngineConfig, Event, ReadMode, connect_
 use rustix::net::sockopt::set_socket_send_buffer_size;
 
 use crate::clock::{SECOND_NS, to_ns};
+use crate::interference;
 use crate::plan::{EngineChoice, Moments, RunPlan};
 use crate::preflight;
 use crate::stock::Batch;
@@ -62,6 +63,10 @@ const IDLE_PASS_MAX_NS: u64 = 5_000;
 
 /// How often slow matters are looked at: 100 ms.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
+
+/// What has not come so long after the last message was written, while the worker found nothing to
+/// read, was not left lying by the generator.
+const QUIET_NS: u64 = SECOND_NS;
 
 /// A running worker, as the coordinator holds it.
 #[derive(Debug)]
@@ -130,6 +135,9 @@ struct Worker<'r> {
     interval: u64,
     housekeeping_ns: u64,
     effort: Effort,
+    /// When a look at all connections last found nothing.
+    quiet_ns: u64,
+    caught_up: bool,
 }
 
 /// How far the run has come for this worker.
@@ -146,27 +154,43 @@ enum Progress {
 struct Effort {
     /// Passes that did nothing and did not sleep.
     idle_ns: u64,
-    /// CPU time and idle time when the steady phase began.
-    at_begin: Option<(u64, u64)>,
-    at_end: Option<(u64, u64)>,
+    at_begin: Option<Used>,
+    at_end: Option<Used>,
+}
+
+/// What a thread has used up by some moment.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    cpu_ns: u64,
+    idle_ns: u64,
+    /// Waiting for a core.
+    waited_ns: Option<u64>,
 }
 
 impl Effort {
     fn watch(&mut self, moments: &Moments, now_ns: u64) {
-        let reading = |idle_ns| Some((preflight::thread_cpu_ns(), idle_ns));
+        let used = |idle_ns| {
+            let (cpu_ns, waited_ns) = (preflight::thread_cpu_ns(), interference::waited_for_core_ns());
+            Some(Used { cpu_ns, idle_ns, waited_ns })
+        };
         if self.at_begin.is_none() && now_ns >= moments.steady_ns {
-            self.at_begin = reading(self.idle_ns);
+            self.at_begin = used(self.idle_ns);
         }
         if self.at_end.is_none() && now_ns >= moments.end_ns {
-            self.at_end = reading(self.idle_ns);
+            self.at_end = used(self.idle_ns);
         }
     }
 
-    fn of(&self, moments: Option<&Moments>) -> (Option<f64>, u64) {
-        let (Some(moments), Some(begin), Some(end)) = (moments, self.at_begin, self.at_end) else { return (None, 0) };
-        let (cpu_ns, idle_ns) = (end.0 - begin.0, end.1 - begin.1);
+    /// The share of the steady phase that was work, the CPU time, and the time spent waiting for a
+    /// core.
+    fn of(&self, moments: Option<&Moments>) -> (Option<f64>, u64, Option<u64>) {
+        let (Some(moments), Some(begin), Some(end)) = (moments, self.at_begin, self.at_end) else {
+            return (None, 0, None);
+        };
+        let (cpu_ns, idle_ns) = (end.cpu_ns - begin.cpu_ns, end.idle_ns - begin.idle_ns);
+        let waited_ns = end.waited_ns.zip(begin.waited_ns).map(|(end, begin)| end.saturating_sub(begin));
         let steady_ns = (moments.end_ns - moments.steady_ns).max(1);
-        (Some(cpu_ns.saturating_sub(idle_ns) as f64 / steady_ns as f64), cpu_ns)
+        (Some(cpu_ns.saturating_sub(idle_ns) as f64 / steady_ns as f64), cpu_ns, waited_ns)
     }
 }
 
@@ -197,6 +221,8 @@ impl<'r> Worker<'r> {
             interval: 0,
             housekeeping_ns: 0,
             effort: Effort::default(),
+            quiet_ns: 0,
+            caught_up: false,
         })
     }
 
@@ -219,6 +245,9 @@ impl<'r> Worker<'r> {
             let timeout_ns = self.sleep_ns(now_ns);
             let events = self.poll(timeout_ns)?;
             let after_ns = self.plan.clock.now_ns();
+            if events == 0 {
+                self.quiet_ns = after_ns;
+            }
             if timeout_ns == 0 && stepped + written + events == 0 {
                 self.effort.idle_ns += (after_ns - now_ns).min(IDLE_PASS_MAX_NS);
             }
@@ -267,6 +296,7 @@ impl<'r> Worker<'r> {
                 let patience_ns = to_ns(self.plan.workload.drain);
                 if (traffic.is_over(now_ns) && traffic.open() == 0) || now_ns >= moments.end_ns + patience_ns {
                     self.progress = Progress::Drained;
+                    self.caught_up = traffic.open() == 0 || self.quiet_ns >= traffic.written_ns() + QUIET_NS;
                     traffic.stop();
                     self.report(Report::Drained);
                 }
@@ -369,11 +399,13 @@ impl<'r> Worker<'r> {
     fn finish(mut self) -> Report {
         self.session.close_books();
         let Session { traffic, churn, recorder, disagreements, .. } = self.session;
-        let (busy, cpu_ns) = self.effort.of(traffic.moments());
+        let (busy, cpu_ns, waited_ns) = self.effort.of(traffic.moments());
         Report::Done(Box::new(Outcome {
             health: WorkerHealth {
                 busy,
                 cpu_ns,
+                waited_ns,
+                caught_up: self.caught_up,
                 starved: traffic.supply.starved,
                 expired: traffic.supply.expired,
                 visits_missed: churn.missed,

@@ -161,6 +161,23 @@ fn dropped_messages_are_lost_and_infinitely_late() {
 }
 
 #[test]
+fn one_message_lost_in_a_thousand_is_counted() {
+    let workload = Workload {
+        rate: Rate::PerSecond(2000.0),
+        duration: Duration::from_secs(2),
+        drain: Duration::from_millis(1500),
+        ..workload()
+    };
+    let (result, counts) = run_with(Faults { drop_every: 1000, ..Faults::default() }, workload);
+    assert_eq!(counts.dropped, 4);
+    assert_eq!((result.ledger.sent, result.ledger.delivered, result.ledger.lost), (4000, 3996, 4));
+    assert_eq!((undelivered(&result), result.missing().of(Metric::Message)), (4, 4));
+    // Four of 4,000: the 99.9th percentile is the last that came.
+    let messages = result.recorder.of(Metric::Message);
+    assert!(quantile(messages, 4, 0.999).is_some() && quantile(messages, 4, 0.9991).is_none());
+}
+
+#[test]
 fn repeated_messages_are_duplicates() {
     let (result, counts) = misbehaving(Faults { repeat_every: 7, ..Faults::default() });
     assert_eq!(counts.repeated, 57);

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant, SystemTime};
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use super::lobbies::Lobbies;
+use super::witness::{Witness, evidence};
 use super::{RelayResult, RunError, RunResult};
 use crate::clock::SECOND_NS;
+use crate::interference;
 use crate::interval_log::Interval;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
 use crate::plan::{Moments, Rate, RunPlan};
@@ -20,8 +22,8 @@ use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
 use crate::stock::Batch;
 use crate::summary::WorkerRecord;
 use crate::units::{show_count, show_ns};
-use crate::validity::{Evidence, examine};
-use crate::worker::{Command, Handle, Outcome, Ready, Report, WorkerHealth};
+use crate::validity::examine;
+use crate::worker::{Command, Handle, Outcome, Ready, Report};
 
 /// From telling the workers to the first message.
 const START_NOTICE_NS: u64 = 50_000_000;
@@ -58,6 +60,7 @@ pub(super) struct Coordinator<'a> {
     /// Intervals by number, and how many workers have handed theirs in.
     intervals: Vec<(Box<Recorder>, usize)>,
     notes: Vec<String>,
+    witness: Witness,
 }
 
 impl<'a> Coordinator<'a> {
@@ -71,6 +74,8 @@ impl<'a> Coordinator<'a> {
     ) -> Result<Self, RunError> {
         let (sender, reports) = unbounded();
         let empty = relay.as_ref().map(RelayProcess::usage).unwrap_or_default();
+        let witness =
+            Witness::start(&plan).map_err(|error| RunError::System { what: "starting a heartbeat", error })?;
         let mut coordinator = Self {
             plan,
             progress,
@@ -83,6 +88,7 @@ impl<'a> Coordinator<'a> {
             empty,
             intervals: Vec::new(),
             notes: Vec::new(),
+            witness,
         };
         for worker in 0..coordinator.plan.workers {
             match Handle::start(&coordinator.plan, worker, sender.clone()) {
@@ -123,6 +129,8 @@ impl<'a> Coordinator<'a> {
         for (worker, signed) in self.workers.iter().zip(signed) {
             worker.tell(Command::Start { moments, signed });
         }
+        let listener = || interference::listener(self.plan.target.address);
+        self.witness.watch(&moments, self.relay.as_ref().map(RelayProcess::id).or_else(listener));
         let (begin, end) = self.watch(&moments)?;
         let mut lobby = self.settle(truth_known)?;
         let outcomes = self.collect()?;
@@ -150,8 +158,7 @@ impl<'a> Coordinator<'a> {
             end: Ok(()),
         });
         let workers = outcomes.iter().map(|outcome| WorkerRecord::new(outcome.health, &outcome.stats)).collect();
-        let findings = examine(&evidence(&recorder, &outcomes));
-        Ok(RunResult {
+        let mut result = RunResult {
             plan: Arc::clone(&self.plan),
             steady_began,
             recorder,
@@ -164,9 +171,12 @@ impl<'a> Coordinator<'a> {
             relay,
             relay_about: None,
             relay_loads: relay_admin::loads(&begin.cpu, &end.cpu, end.at_ns.saturating_sub(begin.at_ns)),
-            findings,
+            testimony: self.witness.testify(),
+            findings: Vec::new(),
             notes: std::mem::take(&mut self.notes),
-        })
+        };
+        result.findings = examine(&evidence(&result));
+        Ok(result)
     }
 
     fn usage(&self) -> Usage {
@@ -371,6 +381,7 @@ impl<'a> Coordinator<'a> {
             let now_ns = self.plan.clock.now_ns();
             if steady_begin.is_none() && now_ns >= moments.steady_ns {
                 steady_begin = Some(self.reading());
+                self.witness.begin();
                 self.progress.phase(
                     "steady",
                     (moments.end_ns - moments.steady_ns) / 1_000_000,
@@ -379,6 +390,7 @@ impl<'a> Coordinator<'a> {
             }
             if steady_end.is_none() && now_ns >= moments.end_ns {
                 steady_end = Some(self.reading());
+                self.witness.end();
             }
             let phase_began_ns = if steady_begin.is_some() { moments.steady_ns } else { moments.begin_ns };
             self.progress.at(now_ns.saturating_sub(phase_began_ns) / 1_000_000);
@@ -494,17 +506,5 @@ impl<'a> Coordinator<'a> {
             }
         }
         Ok(outcomes)
-    }
-}
-
-/// What the workers know of the generator's part.
-fn evidence(recorder: &Recorder, outcomes: &[Outcome]) -> Evidence {
-    let sum = |count: fn(&WorkerHealth) -> u64| outcomes.iter().map(|outcome| count(&outcome.health)).sum();
-    Evidence {
-        send_lag_p99_ns: quantile(recorder.of(Metric::SendLag), 0, 0.99),
-        busiest: outcomes.iter().filter_map(|outcome| outcome.health.busy).reduce(f64::max),
-        starved: sum(|health| health.starved),
-        expired: sum(|health| health.expired),
-        visits_missed: sum(|health| health.visits_missed),
     }
 }

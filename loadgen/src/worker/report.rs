@@ -130,6 +130,14 @@ pub struct WorkerHealth {
     pub busy: Option<f64>,
     /// CPU time of the thread in the steady phase, waiting for deadlines included.
     pub cpu_ns: u64,
+    /// For how long the thread waited for a core although it had work. `None` where the kernel does
+    /// not tell.
+    #[serde(default)]
+    pub waited_ns: Option<u64>,
+    /// Whether it had read all there was when it ended: nothing came any more for a second after
+    /// the last message was written.
+    #[serde(default)]
+    pub caught_up: bool,
     /// Times a message was due and not yet signed.
     pub starved: u64,
     /// Messages that had been signed too long before they were due.

@@ -76,6 +76,8 @@ pub(crate) struct Traffic {
     delivered_to: Vec<u32>,
     /// Whose turn has come, and that are not finished.
     pub(super) open: u64,
+    /// When the last message was written.
+    pub(super) written_ns: u64,
     /// When to look again for a message that was due and not yet signed. Looking without a pause
     /// would keep the signer from the core that both share.
     retry_ns: u64,
@@ -108,6 +110,7 @@ impl Traffic {
             queues: vec![Queue::default(); senders as usize],
             moments: None,
             open: 0,
+            written_ns: 0,
             retry_ns: 0,
             ledger: Ledger::default(),
             steady: SteadyCounts::default(),
@@ -161,6 +164,11 @@ impl Traffic {
     /// Messages under way.
     pub(crate) fn open(&self) -> u64 {
         self.open
+    }
+
+    /// When the last message was written; zero before the first.
+    pub(crate) fn written_ns(&self) -> u64 {
+        self.written_ns
     }
 
     /// When the next message is due; `None` if none is, or it waits for something else.

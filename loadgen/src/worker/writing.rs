@@ -118,6 +118,7 @@ impl Traffic {
             }
             self.stock.mark(number, State::SENT);
             self.ledger.sent += 1;
+            self.written_ns = now_ns;
             if self.is_steady(intended_ns) {
                 self.steady.sent += 1;
                 if blocked {
