@@ -211,7 +211,7 @@ pub struct Comparison {
     pub b: SideRecord,
     /// What is not the same.
     pub likeness: Likeness,
-    /// Whether runs took turns, so that neighbours were set against each other.
+    /// Whether runs took turns, and were enough of them to set neighbours against each other.
     pub paired: bool,
     /// Each figure.
     pub rows: Vec<Row>,
@@ -354,9 +354,13 @@ pub fn compare(a: &Side, b: &Side, question: &Question) -> Result<Comparison, Co
     })
 }
 
+/// With fewer pairs than this, pairs cost more certainty than they give: half of the degrees of
+/// freedom.
+const PAIRS_MIN: usize = 5;
+
 /// Whether runs alternated: sorted by time, each two that follow each other are one of A and one of B.
 fn took_turns(a: &[Run], b: &[Run]) -> bool {
-    if a.len() != b.len() || a.len() < 2 {
+    if a.len() != b.len() || a.len() < PAIRS_MIN {
         return false;
     }
     let mut order: Vec<(SystemTime, char)> = a.iter().map(|run| (run.began, 'A')).collect();
@@ -490,8 +494,9 @@ fn headline(rows: &[Row], differences: &[Difference], runs: usize, resolution: f
         return (Verdict::NoChange, format!("no change of {percent} or more{but}"));
     }
     let names: Vec<&str> = wide.iter().map(|(row, _)| row.figure.as_str()).collect();
-    // The margin shrinks with the square root of the runs.
-    let widest = wide.iter().map(|(_, difference)| difference.margin(CONFIDENCE)).fold(0.0, f64::max);
+    // The error shrinks with the square root of the runs. Two of them are to be half of the resolution,
+    // so that an equal build's chance difference finds room in the other half.
+    let widest = wide.iter().map(|(_, difference)| 2.0 * difference.standard_error).fold(0.0, f64::max);
     let needed = (runs as f64 * (widest / (resolution / 2.0).ln_1p()).powi(2)).ceil().max(runs as f64 + 2.0);
     let advice = if needed <= 100.0 {
         format!("take about {needed:.0} a side, in turns (loadgen compare --live --rounds {needed:.0})")

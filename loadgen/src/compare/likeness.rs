@@ -63,7 +63,8 @@ impl Likeness {
                 .into_iter()
                 .filter_map(|name| {
                     let values = |side: &BTreeMap<String, BTreeSet<String>>| {
-                        side.get(name).map(|values| values.iter().cloned().collect()).unwrap_or_default()
+                        side.get(name)
+                            .map_or_else(|| vec![NOTHING.to_owned()], |values| values.iter().cloned().collect())
                     };
                     let (a, b): (Vec<String>, Vec<String>) = (values(&a), values(&b));
                     (a != b || a.len() > 1).then(|| Dissimilarity { name: name.clone(), a, b })
@@ -79,12 +80,15 @@ impl Likeness {
     }
 }
 
-/// Each fact with all the values it has in runs; a run without it has the value `nothing`.
+/// The value of a fact that a run does not have.
+const NOTHING: &str = "nothing";
+
+/// Each fact with all the values it has in runs.
 fn facts_of(runs: &[&Summary], facts: fn(&Summary) -> BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
     let by_run: Vec<_> = runs.iter().map(|run| facts(run)).collect();
     let names: BTreeSet<&String> = by_run.iter().flat_map(BTreeMap::keys).collect();
     let values = |name: &String| {
-        by_run.iter().map(|facts| facts.get(name).cloned().unwrap_or_else(|| "nothing".to_owned())).collect()
+        by_run.iter().map(|facts| facts.get(name).cloned().unwrap_or_else(|| NOTHING.to_owned())).collect()
     };
     names.into_iter().map(|name| (name.clone(), values(name))).collect()
 }
@@ -153,4 +157,77 @@ fn leaves(value: &Value) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     walk("", value, &mut found);
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Likeness, leaves, seconds_alike};
+    use crate::summary::Summary;
+    use serde_json::{Value, json};
+
+    fn stored() -> Value {
+        let file =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../results/2026-11-21-first-figures/latency.ring.1/summary.json");
+        serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap()
+    }
+
+    /// The stored run with one field changed.
+    fn with(path: &[&str], value: Value) -> Summary {
+        let mut run = stored();
+        let mut field = &mut run;
+        for name in path {
+            field = &mut field[*name];
+        }
+        *field = value;
+        serde_json::from_value(run).unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_named_where_it_belongs() {
+        let same: Summary = serde_json::from_value(stored()).unwrap();
+        let runs = [
+            same.clone(),
+            with(&["workload", "clients"], json!(7)),
+            with(&["environment", "cpu"], json!("another")),
+            with(&["environment", "build", "profile"], json!("debug")),
+            with(&["relay", "version"], json!("{\"commit\":\"abc\",\"shards\":1}")),
+            with(&["workload", "seed"], json!(99)),
+        ];
+        let shown = runs.each_ref().map(|run| {
+            let Likeness { workload, machine, generator, relay } = Likeness::of(&[&same], &[run]);
+            [workload, machine, generator, relay]
+                .map(|found| found.iter().map(|found| found.name.clone()).collect::<Vec<_>>().join(" "))
+        });
+        assert_eq!(shown[0], ["", "", "", ""]);
+        assert_eq!(shown[1], ["clients", "", "", ""]);
+        assert_eq!(shown[2], ["", "cpu", "", ""]);
+        assert_eq!(shown[3], ["", "", "profile", ""]);
+        assert_eq!(shown[4], ["", "", "", "commit engine version"]);
+        assert_eq!(shown[5], ["", "", "", ""]);
+    }
+
+    #[test]
+    fn runs_of_one_side_that_differ_are_told_too() {
+        let same: Summary = serde_json::from_value(stored()).unwrap();
+        let other = with(&["environment", "kernel"], json!("Linux 7"));
+        let likeness = Likeness::of(&[&same, &other], &[&same, &other]);
+        let kernel = &likeness.machine[0];
+        assert_eq!((kernel.name.as_str(), kernel.a.len(), kernel.b.len()), ("kernel", 2, 2));
+        assert!(kernel.to_string().contains(" and Linux 7, B "), "{kernel}");
+    }
+
+    #[test]
+    fn leaves_have_their_paths() {
+        let tree = json!({"a": {"b": 1, "c": null}, "d": "x", "e": [1, 2]});
+        let found: Vec<_> = leaves(&tree).into_iter().collect();
+        let expected = [("a.b", "1"), ("d", "x"), ("e", "[1,2]")];
+        assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn what_is_not_steady_has_seconds_that_differ() {
+        assert!(seconds_alike(&serde_json::from_value(stored()).unwrap()));
+        assert!(!seconds_alike(&with(&["workload", "rate"], json!("100..500/s"))));
+        assert!(!seconds_alike(&with(&["workload", "storm"], json!("100%@5s"))));
+    }
 }

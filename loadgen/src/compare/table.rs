@@ -56,12 +56,12 @@ fn render_into(out: &mut String, comparison: &Comparison) -> fmt::Result {
 
 fn about(side: &SideRecord) -> String {
     let folder = match &side.runs[..] {
+        [] => String::new(),
         [one] => one.display().to_string(),
-        // Where all lie in one folder, that is their name.
-        [first, rest @ ..] if rest.iter().all(|run| run.parent() == first.parent()) => {
-            first.parent().unwrap_or(first).display().to_string()
+        [first, .., last] => {
+            let name = last.file_name().unwrap_or(last.as_os_str());
+            format!("{} … {}", first.display(), name.display())
         }
-        _ => "several folders".to_owned(),
     };
     let aside = if side.set_aside.is_empty() { String::new() } else { format!(", {} set aside", side.set_aside.len()) };
     let count = side.runs.len();
