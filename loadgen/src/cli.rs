@@ -8,9 +8,11 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::capacity::Inquiry;
+use crate::capacity::search::Settings;
 use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
 use crate::run::Request;
-use crate::scenario::{self, Burst, Ramp, Scenario, Skew};
+use crate::scenario::{self, Burst, Fraction, Ramp, Scenario, Skew};
 use crate::schedule::Arrivals;
 use crate::slo::Slo;
 use crate::stock::CLIENTS_MAX;
@@ -55,6 +57,16 @@ pub enum Command {
     #[command(after_help = compare::COMPARE_HELP, args_override_self = true)]
     #[command(mut_group("RunOptions", |group| group.requires("live")))]
     Compare(Box<CompareArgs>),
+    /// Finds the highest rate that keeps all targets, by short runs one after the other.
+    #[command(
+        after_help = CAPACITY_HELP,
+        args_override_self = true,
+        mut_arg("ramp", |arg| arg.default_value("1s")),
+        mut_arg("warmup", |arg| arg.default_value("1s")),
+        mut_arg("duration", |arg| arg.default_value("5s")),
+        mut_arg("drain", |arg| arg.default_value("2s")),
+    )]
+    Capacity(Box<CapacityArgs>),
     /// Prints the table of a finished run again and makes its report.html anew.
     ///
     /// Exit code: 0 whatever the run came to, 1 if the folder holds no run, 2 wrong usage.
@@ -80,6 +92,37 @@ relay and generator kept on one core, too few samples. What only the relay can h
 lost for sure, a wrong lobby) is a FAIL even then.
 
 Exit code: 0 PASS, 99 FAIL, 3 INVALID, 1 could not run, 2 wrong usage.";
+
+const CAPACITY_HELP: &str = "\
+Each step is a run with its own verdict. The rate doubles from --rate until a step misses a target, then the two sides
+are brought together; near the knee most of --repeats steps decide. Besides the targets a step must keep pace: its
+median message may not come more than 1 % later with every second.
+--ramp, --warmup, --duration and --drain are those of one step. --out gets capacity.json and a folder for each step.
+A relay takes 10 messages a second of each key by default: start it with --rate-limit 0, or use enough --senders.
+
+Exit code: 0 the knee was found (or every rate up to --up-to was kept, or --at-least is kept), 1 a step could not run,
+2 wrong usage, 3 the generator and not the relay is the limit: the capacity is 'at least' what is told, 99 no rate keeps
+the targets, or --at-least is not kept.";
+
+/// Options of `capacity`.
+#[derive(Debug, Args)]
+pub struct CapacityArgs {
+    /// One step; --rate is where the search begins.
+    #[command(flatten)]
+    run: RunArgs,
+    /// How near the two sides of the knee are brought together.
+    #[arg(long, default_value = "5%", value_name = "SHARE")]
+    resolution: Fraction,
+    /// Of how many steps most decide near the knee.
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=15))]
+    repeats: u32,
+    /// The highest rate of interest.
+    #[arg(long, value_name = "RATE", value_parser = parse_whole_rate)]
+    up_to: Option<u64>,
+    /// The rate that the relay has to carry; the exit code says whether it does.
+    #[arg(long, value_name = "RATE", value_parser = parse_whole_rate)]
+    at_least: Option<u64>,
+}
 
 /// Options of `run`.
 #[derive(Debug, Args)]
@@ -217,6 +260,11 @@ fn parse_core_list(text: &str) -> Result<CoreList, String> {
     parse_cores(text).map(CoreList)
 }
 
+fn parse_whole_rate(text: &str) -> Result<u64, String> {
+    let rate = parse_per_second(text)?.round() as u64;
+    if rate == 0 { Err(format!("`{text}` is no rate above 0; write it as 2000/s")) } else { Ok(rate) }
+}
+
 fn parse_admin(text: &str) -> Result<SocketAddr, String> {
     let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
     let mut addresses = authority
@@ -245,6 +293,31 @@ impl RunArgs {
     /// What cannot be, for [`clap::Error::exit`].
     pub fn into_request(self) -> Result<Request, clap::Error> {
         self.options.into_request(self.url.as_deref())
+    }
+}
+
+impl CapacityArgs {
+    /// Settles what is to be looked for.
+    ///
+    /// # Errors
+    /// What cannot be, for [`clap::Error::exit`].
+    pub fn into_inquiry(self) -> Result<Inquiry, clap::Error> {
+        let Self { run, resolution, repeats, up_to, at_least } = self;
+        let out = run.options.out.clone();
+        let request = run.into_request()?;
+        let Rate::PerSecond(from) = request.workload.rate else {
+            return Err(wrong("--rate is where the search begins: a number above 0, as 1000/s"));
+        };
+        if resolution.get() < 0.01 {
+            return Err(wrong("--resolution must be at least 1%: steps of some seconds cannot tell more apart"));
+        }
+        if let (Some(up_to), Some(at_least)) = (up_to, at_least)
+            && at_least > up_to
+        {
+            return Err(wrong("--at-least is above --up-to: raise --up-to"));
+        }
+        let settings = Settings { from: from.ceil() as u64, up_to, resolution: resolution.get(), repeats };
+        Ok(Inquiry { request, settings, at_least, out })
     }
 }
 
@@ -451,6 +524,42 @@ mod tests {
         let scenario = workload.scenario;
         let shown = [ramp.to_string(), scenario.burst.unwrap().to_string(), scenario.skew.unwrap().to_string()];
         assert_eq!(shown, ["100..500/s:5", "10x/1s/5s", "1%:80%"]);
+    }
+
+    fn inquiry(arguments: &str) -> Result<crate::capacity::Inquiry, String> {
+        let line = ["loadgen", "capacity"].into_iter().chain(arguments.split_ascii_whitespace());
+        let cli = Cli::read(line.map(Into::into)).map_err(|error| error.to_string())?;
+        let Command::Capacity(args) = cli.command else { panic!("not a search") };
+        args.into_inquiry().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_search_has_short_steps_unless_told_otherwise() {
+        let found = inquiry("ws://localhost:1 --rate 500/s --up-to 40k/s");
+        assert!(found.is_err(), "{found:?}");
+        let found = inquiry("ws://localhost:1 --rate 500/s --up-to 40000/s --at-least 2000/s --resolution 2%").unwrap();
+        assert_eq!((found.settings.from, found.settings.up_to, found.at_least), (500, Some(40_000), Some(2000)));
+        assert_eq!((found.settings.resolution, found.settings.repeats), (0.02, 3));
+        let workload = found.request.workload;
+        assert_eq!([workload.ramp, workload.warmup, workload.duration].map(|time| time.as_secs()), [1, 1, 5]);
+        let found = inquiry("ws://localhost:1 --duration 20s").unwrap();
+        assert_eq!((found.request.workload.duration.as_secs(), found.settings.from), (20, 2000));
+        // A run keeps its own.
+        assert_eq!(request("ws://localhost:1").unwrap().workload.duration.as_secs(), 10);
+    }
+
+    #[test]
+    fn a_search_that_cannot_be_is_refused() {
+        for (arguments, why) in [
+            ("ws://localhost:1 --rate max", "where the search begins"),
+            ("ws://localhost:1 --rate 0", "where the search begins"),
+            ("ws://localhost:1 --resolution 0.1%", "--resolution"),
+            ("ws://localhost:1 --up-to 100 --at-least 200", "--at-least"),
+            ("ws://localhost:1 --repeats 0", "--repeats"),
+        ] {
+            let error = inquiry(arguments).unwrap_err();
+            assert!(error.contains(why), "{arguments}: {error}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@
 //! | [`compare`] | two sets of finished runs set against each other |
 //! | [`measure`], [`archive`] | a run as commands use it; a finished run's folder, written and read |
 //! | [`report_page`] | the page about a finished run |
+//! | [`capacity`] | the highest rate that keeps all targets, by runs one after the other |
 //! | [`preflight`], [`relay_process`], [`relay_admin`], [`environment`], [`exit`] | around the run |
 //!
 //! # Invariants
@@ -43,6 +44,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod capacity;
 pub mod cli;
 pub mod clock;
 pub mod compare;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use loadgen::cli::{Cli, Command, CompareArgs, CompareRequest, RunArgs};
+use loadgen::cli::{CapacityArgs, Cli, Command, CompareArgs, CompareRequest, RunArgs};
 use loadgen::compare::{self, Side};
 use loadgen::exit::Exit;
 use loadgen::measure::{make_folder, measure};
 use loadgen::preflight::{self, Grade};
 use loadgen::progress::Progress;
-use loadgen::{archive, relay_process, report_page, table};
+use loadgen::{archive, capacity, relay_process, report_page, table};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     relay_process::end_on_panic();
     let done = match cli.command {
         Command::Run(args) => run_once(*args),
+        Command::Capacity(args) => find_capacity(*args),
         Command::Preflight(args) => Ok(look(*args)),
         Command::Report(args) => report_again(&args.dir),
         Command::Compare(args) => set_against(*args),
@@ -62,6 +63,19 @@ fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("signals")?;
     }
     Ok(interrupted)
+}
+
+/// Finds the highest rate that keeps all targets.
+fn find_capacity(args: CapacityArgs) -> Result<Exit> {
+    let inquiry = args.into_inquiry().unwrap_or_else(|error| error.exit());
+    let interrupted = interrupted_by_signals()?;
+    if let Some(out) = &inquiry.out {
+        make_folder(out)?;
+    }
+    let capacity = capacity::find(&inquiry, &Progress::to_stderr(), &interrupted)?;
+    // The verdict is the exit code even where nobody reads the table.
+    let _ = io::stdout().write_all(capacity::table::render(&capacity).as_bytes());
+    Ok(capacity.exit())
 }
 
 /// Says whether this machine can carry a run.

@@ -46,6 +46,12 @@ pub fn measure(request: Request, progress: &Progress, interrupted: &AtomicBool) 
 }
 
 impl Measurement {
+    /// What was measured, by interval; the first is all before the steady phase.
+    #[must_use]
+    pub fn intervals(&self) -> &[Interval] {
+        &self.intervals
+    }
+
     /// Writes the run's folder, with the page about it.
     ///
     /// # Errors

@@ -82,6 +82,13 @@ impl Relation {
     }
 }
 
+impl fmt::Display for Term {
+    /// As it was given.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
 /// Why targets cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("target `{term}`: {reason}; for example message.p99<500ms,lobby.p99<100ms,loss=0,rate>=2000/s")]

@@ -3,12 +3,12 @@
 
 #![expect(dead_code, reason = "each test binary uses a part of it")]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::decode::FrameDecoder;
 use protocol::frame::{ClientFrame, Message, Target};
@@ -22,6 +22,10 @@ use rustix::net::sockopt::set_socket_recv_buffer_size;
 
 /// How long a stall takes.
 pub(crate) const STALL: Duration = Duration::from_millis(200);
+
+/// With `serve_per_second`: what it did not use of this last stretch it may still use, so that a late
+/// thread is not a slow relay.
+const CREDIT: Duration = Duration::from_millis(50);
 
 const RECEIVE_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -60,6 +64,10 @@ pub(crate) struct Faults {
     pub(crate) close_after: u64,
     /// Sleeps at the message of this number, for 200 ms, and neither reads nor writes meanwhile.
     pub(crate) stall_at: u64,
+    /// Acks and pushes so many messages of a run, and loses the rest. A run begins when nobody is there.
+    pub(crate) quota: u64,
+    /// Carries so many messages a second, one after the other; the others wait.
+    pub(crate) serve_per_second: u64,
     /// Calls itself so.
     pub(crate) name: Option<&'static str>,
 }
@@ -111,7 +119,8 @@ impl FakeRelay {
             engine.listen(listener).unwrap();
             let mut server = Server::new(faults);
             while !stopped.load(Ordering::Relaxed) {
-                engine.poll(Some(Duration::from_millis(5)), &mut |event| server.on_event(event)).unwrap();
+                engine.poll(Some(server.patience()), &mut |event| server.on_event(event)).unwrap();
+                server.serve();
                 server.act(&mut engine);
                 *shared.lock().unwrap() = server.counts;
                 pushed.lock().unwrap().clone_from(&server.received);
@@ -171,6 +180,11 @@ struct Server {
     ghosts: Vec<PublicKey>,
     rev: u64,
     wishes: Vec<Wish>,
+    /// Messages since nobody was there.
+    of_run: u64,
+    /// Messages whose turn will come then.
+    line: VecDeque<(Instant, ConnectionId, String)>,
+    served_until: Instant,
 }
 
 impl Server {
@@ -184,6 +198,9 @@ impl Server {
             ghosts: if faults.stranger { vec![PublicKey::from_bytes([7; 32])] } else { Vec::new() },
             rev: 0,
             wishes: Vec::new(),
+            of_run: 0,
+            line: VecDeque::new(),
+            served_until: Instant::now(),
         }
     }
 
@@ -295,6 +312,7 @@ impl Server {
                 let lobby = auth.lobby == protocol::frame::LobbyMode::All;
                 self.on_auth(connection, auth.public_key, auth.device_id, lobby);
             }
+            ClientFrame::Message(_) if self.faults.serve_per_second > 0 => self.line_up(connection, text),
             ClientFrame::Message(message) => self.on_message(connection, text, &message),
             ClientFrame::LobbySync => {
                 self.counts.syncs += 1;
@@ -385,12 +403,48 @@ impl Server {
     fn on_gone(&mut self, connection: ConnectionId) {
         self.leave(connection);
         if self.peers.remove(&connection).is_some() {
+            if self.peers.is_empty() {
+                self.of_run = 0;
+            }
             self.wishes.push(Wish::Close(connection));
         }
     }
 
+    /// Puts a message at the end of the line.
+    fn line_up(&mut self, connection: ConnectionId, text: &str) {
+        let each = Duration::from_secs(1) / self.faults.serve_per_second as u32;
+        let now = Instant::now();
+        let begin = self.served_until.max(now.checked_sub(CREDIT).unwrap_or(now));
+        self.served_until = begin + each;
+        self.line.push_back((self.served_until, connection, text.to_owned()));
+    }
+
+    /// Carries the messages whose turn has come.
+    fn serve(&mut self) {
+        let now = Instant::now();
+        while self.line.front().is_some_and(|(due, ..)| *due <= now) {
+            let (_, connection, text) = self.line.pop_front().unwrap();
+            if self.peers.contains_key(&connection)
+                && let ClientFrame::Message(message) = FrameDecoder::new().decode(&text).unwrap()
+            {
+                self.on_message(connection, &text, &message);
+            }
+        }
+    }
+
+    /// How long nothing is due.
+    fn patience(&self) -> Duration {
+        let due = self.line.front().map(|(due, ..)| due.saturating_duration_since(Instant::now()));
+        due.unwrap_or(Duration::MAX).min(Duration::from_millis(5))
+    }
+
     fn on_message(&mut self, connection: ConnectionId, text: &str, message: &Message<'_>) {
         self.counts.messages += 1;
+        self.of_run += 1;
+        if self.faults.quota > 0 && self.of_run > self.faults.quota {
+            self.counts.dropped += 1;
+            return;
+        }
         let number = self.counts.messages;
         if number == self.faults.stall_at {
             thread::sleep(STALL);
