@@ -6,7 +6,6 @@ mod fake_relay;
 
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use clap::Parser;
 use fake_relay::{FakeRelay, Faults};
@@ -39,7 +38,7 @@ fn search(inquiry: &Inquiry) -> Result<Capacity, CapacityError> {
     find_with(inquiry, &Progress::Silent, |request| {
         let mut run = measure(request, &Progress::Silent, &interrupted)?;
         run.summary.findings.retain(|finding| finding.severity != Severity::Invalid);
-        run.summary.verdict.judgement = overall(&run.summary.verdict.terms);
+        run.summary.verdict.judgement = overall(&run.summary.verdict.terms, false);
         Ok(run)
     })
 }
