@@ -112,8 +112,6 @@ pub(crate) struct Seqs {
     suspect: Option<Suspect>,
     /// Own messages that may have taken a seq which no ack tells.
     untold: u64,
-    /// Whether acks carry seqs in this epoch.
-    acks_carry: bool,
 }
 
 impl Seqs {
@@ -158,15 +156,15 @@ impl Seqs {
         is_new
     }
 
-    /// Takes the answer to an own message that the relay has taken, and its seq if it tells one.
-    pub(crate) fn acked(&mut self, seq: Option<u64>) {
+    /// Takes the answer to an own message that the relay has taken, and its seq if it tells one. A
+    /// relay that tells none at first has no store, and the message no seq; one that tells none with a
+    /// duplicate may have forgotten it.
+    pub(crate) fn acked(&mut self, seq: Option<u64>, is_duplicate: bool) {
         match seq {
             Some(seq) => {
                 self.seen.insert(seq);
-                self.acks_carry = true;
             }
-            None if self.acks_carry => self.untold += 1,
-            None => {}
+            None => self.untold += u64::from(is_duplicate),
         }
     }
 
@@ -290,7 +288,7 @@ mod tests {
     fn the_cursor_waits_for_the_user_and_for_own_acks() {
         let mut seqs = welcomed(0);
         assert_eq!(seqs.cursor(), Some(0), "nothing can be missing in an empty inbox");
-        seqs.acked(Some(1));
+        seqs.acked(Some(1), false);
         assert_eq!((seqs.cursor(), seqs.confirmable(0)), (Some(1), None), "an own one needs no confirmation");
         assert!(seqs.pushed(2) && seqs.pushed(3) && seqs.pushed(5));
         assert_eq!(seqs.cursor(), Some(0), "nothing is handled");
@@ -299,7 +297,7 @@ mod tests {
         seqs.handled(5);
         assert_eq!(seqs.confirmable(2), Some(3), "4 may be own");
         assert_eq!(seqs.confirmable(3), None);
-        seqs.acked(Some(4));
+        seqs.acked(Some(4), false);
         assert_eq!(seqs.confirmable(3), Some(5));
         seqs.handled(900);
         assert_eq!(seqs.cursor(), Some(5));
@@ -309,7 +307,7 @@ mod tests {
     fn the_backlog_of_an_unknown_inbox_may_have_holes_and_what_is_live_may_not() {
         let mut seqs = welcomed(10);
         assert_eq!(seqs.cursor(), None, "what is to come is unknown");
-        seqs.acked(Some(11));
+        seqs.acked(Some(11), false);
         assert_eq!(seqs.cursor(), None);
         seqs.pushed(4);
         assert_eq!((seqs.cursor(), seqs.confirmable(0)), (Some(3), None), "what lies before is not to come");
@@ -337,7 +335,7 @@ mod tests {
         assert_eq!(seqs.check(7, Some(7)), None, "message 7 has no answer");
         seqs.pushed(5);
         assert_eq!(seqs.check(8, Some(7)), None);
-        seqs.acked(Some(2));
+        seqs.acked(Some(2), false);
         // 7 was 2; 8 was sent after the first hole had shown, and before the second.
         assert_eq!(seqs.check(8, Some(8)), None);
         assert_eq!(seqs.check(9, Some(9)), Some(Gap { first: 4, last: 4, missing: 1 }));
@@ -346,12 +344,12 @@ mod tests {
     #[test]
     fn an_answer_that_tells_no_seq_explains_one_hole() {
         let mut seqs = welcomed(0);
-        seqs.acked(None);
+        seqs.acked(None, false);
         seqs.pushed(1);
         seqs.pushed(3);
-        assert!(seqs.check(1, None).is_some(), "without a store acks never tell");
-        seqs.acked(Some(4));
-        seqs.acked(None);
+        assert!(seqs.check(1, None).is_some(), "without a store own messages have no seq");
+        seqs.acked(Some(4), false);
+        seqs.acked(None, true);
         seqs.unanswered();
         seqs.pushed(7);
         assert_eq!(seqs.check(3, None), None, "5 and 6");

@@ -218,8 +218,11 @@ impl State {
     }
 
     pub(super) fn acked(&mut self, ack: &Ack<'_>, effects: &mut Vec<Effect>) {
-        self.seqs.acked(ack.seq);
-        if let Some(peer) = self.outbox.answered(ack.id) {
+        let peer = self.outbox.answered(ack.id);
+        // One to this key itself is pushed under its seq.
+        let is_pushed = peer == Some(Peer::User(self.public_key));
+        self.seqs.acked(ack.seq, ack.duplicate && !is_pushed);
+        if let Some(peer) = peer {
             self.history.set_status(&peer, ack.id, Status::Sent, ack.seq);
         }
         effects.push(Effect::Event(Event::Ack {

@@ -1,6 +1,7 @@
 //! Tests of the client from outside: the session fed with texts, the front and the command against
 //! a small scripted relay.
 
+mod chaos;
 mod command;
 mod fake_relay;
 mod frames;
