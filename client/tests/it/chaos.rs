@@ -154,8 +154,8 @@ impl World {
     fn step(&mut self, is_calm: bool) {
         let at = self.random.below(2) as usize;
         match self.random.below(12) {
-            0..=2 => self.to_client(at),
-            3..=5 => self.to_relay(at),
+            0..=2 => self.client_takes(at),
+            3..=5 => self.relay_takes(at),
             6 => {
                 if let Some(ack) = self.accounts[at].slow.pop_front() {
                     self.accounts[at].to_client.push_back(ack);
@@ -214,7 +214,7 @@ impl World {
         }
         // Some of what is on its way arrives.
         for _ in 0..self.random.below(4) {
-            self.to_relay(at);
+            self.relay_takes(at);
         }
         self.accounts[at].break_connection();
         let mut effects = Vec::new();
@@ -250,7 +250,7 @@ impl World {
         }
     }
 
-    fn to_client(&mut self, at: usize) {
+    fn client_takes(&mut self, at: usize) {
         let Some(text) = self.accounts[at].to_client.pop_front() else { return };
         let mut effects = Vec::new();
         self.users[at].session.handle_text(&text, self.now, &mut effects);
@@ -265,7 +265,7 @@ impl World {
                 Effect::Send(frame) => panic!("nobody to send to: {frame}"),
                 Effect::Close { details, .. } => panic!("closed: {details}"),
                 Effect::Event(Event::Message(message)) => {
-                    user.shown.push_back((message.seq, message.client_message_id))
+                    user.shown.push_back((message.seq, message.client_message_id));
                 }
                 Effect::Event(Event::Failed { client_message_id, .. }) => user.failed.push(client_message_id),
                 Effect::Event(Event::Gap { missing, .. }) => user.gaps.push(missing),
@@ -284,7 +284,7 @@ impl World {
     }
 
     /// The relay takes a frame.
-    fn to_relay(&mut self, at: usize) {
+    fn relay_takes(&mut self, at: usize) {
         let Some(text) = self.accounts[at].to_relay.pop_front() else { return };
         let frame = self.decoder.decode(&text).expect("a good frame");
         let loses = self.faults.loses;
