@@ -12,7 +12,7 @@ use crate::capacity::Inquiry;
 use crate::capacity::search::Settings;
 use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
 use crate::run::Request;
-use crate::scenario::{self, Burst, Fraction, Ramp, Scenario, Skew};
+use crate::scenario::{self, Burst, Fraction, Ramp, Scenario, Skew, SlowReaders, Storm};
 use crate::schedule::Arrivals;
 use crate::slo::Slo;
 use crate::stock::CLIENTS_MAX;
@@ -83,8 +83,8 @@ pub struct ReportArgs {
 const RUN_HELP: &str = "\
 Latency counts from the intended send time: a message that was due and could not go yet counts its wait.
 Targets: message|service|send_lag|blocked|ack|lobby|lobby.join|lobby.leave|connect|auth,
-each .p50 .p90 .p99 .p99.9 .max with < or <= and a duration; loss, duplicates, errors, diverged with =, < or <=;
-rate with > or >=. A percentile needs ten samples beyond it: 1,000 for p99.
+each .p50 .p90 .p99 .p99.9 .max with < or <= and a duration, and so storm.converged; loss, duplicates, errors, diverged with
+=, < or <=; rate with > or >=. A percentile needs ten samples beyond it: 1,000 for p99.
 
 INVALID, instead of PASS or FAIL, if the figures say more of the generator than of the relay: send lag p99 above 5 ms or
 a tenth of the tightest target, less than 99 % of the rate reached, a worker above 90 %, long stalls, steal, throttling,
@@ -190,6 +190,12 @@ pub struct RunOptions {
     /// KEYS:SHARE: a few keys get most messages, as 1%:80%.
     #[arg(long)]
     skew: Option<Skew>,
+    /// SHARE@AT[/BACK-OVER]: clients drop at once and come back, as 100%@5s, or 100%@5s/1s to come back over 1 s.
+    #[arg(long)]
+    storm: Option<Storm>,
+    /// SHARE[@FROM[/FOR]]: clients stop reading, as 5%, or 5%@2s/10s from 2 s on and for 10 s.
+    #[arg(long)]
+    slow_readers: Option<SlowReaders>,
     /// Which lobby frames clients ask for.
     #[arg(long, value_enum, default_value_t = LobbyArg::All)]
     lobby: LobbyArg,
@@ -368,7 +374,8 @@ impl RunOptions {
             RateArg::PerSecond(_) => Rate::Idle,
             RateArg::Ramp(ramp) => Rate::Ramp(ramp),
         };
-        let scenario = Scenario { burst: self.burst, skew: self.skew, ..Scenario::default() };
+        let scenario =
+            Scenario { burst: self.burst, skew: self.skew, storm: self.storm, slow_readers: self.slow_readers };
         let readers = clients - scenario.slow_readers.map_or(0, |slow| slow.share.of(clients));
         let senders = if rate == Rate::Idle { 0 } else { self.senders.unwrap_or(readers) };
         let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(wrong(message)) };
@@ -509,6 +516,13 @@ mod tests {
             ("ws://localhost:1 --peers 1 --skew 1%:80%", "--peers"),
             ("ws://localhost:1 --clients 100 --workers 2 --skew 1%:80%", "each worker"),
             ("ws://localhost:1 --skew 100%:80%", "each worker"),
+            ("ws://localhost:1 --storm 100%@10s", "before the end"),
+            ("ws://localhost:1 --storm 100%@5s/5s", "before the end"),
+            ("ws://localhost:1 --storm 100%@5s --churn 1/s", "--churn"),
+            ("ws://localhost:1 --storm 100%@5s --slow-readers 5%", "--slow-readers"),
+            ("ws://localhost:1 --storm 100%@5s --rate max", "--rate"),
+            ("ws://localhost:1 --slow-readers 5%@10s", "before the end"),
+            ("ws://localhost:1 --slow-readers 5% --senders 1000", "do not send"),
         ] {
             let error = request(arguments).unwrap_err();
             assert!(error.contains(why), "{arguments}: {error}");
@@ -517,13 +531,23 @@ mod tests {
 
     #[test]
     fn scenarios_are_read_from_the_command_line() {
-        let workload = request("ws://localhost:1 --rate 100..500/s:5 --burst 10x/1s/5s --skew 1%:80% --duration 10s")
-            .unwrap()
-            .workload;
+        let workload = request(
+            "ws://localhost:1 --rate 100..500/s:5 --burst 10x/1s/5s --skew 1%:80% --storm 50%@5s/1s --duration 10s",
+        )
+        .unwrap()
+        .workload;
         let Rate::Ramp(ramp) = workload.rate else { panic!("{:?}", workload.rate) };
         let scenario = workload.scenario;
-        let shown = [ramp.to_string(), scenario.burst.unwrap().to_string(), scenario.skew.unwrap().to_string()];
-        assert_eq!(shown, ["100..500/s:5", "10x/1s/5s", "1%:80%"]);
+        let shown = [
+            ramp.to_string(),
+            scenario.burst.unwrap().to_string(),
+            scenario.skew.unwrap().to_string(),
+            scenario.storm.unwrap().to_string(),
+        ];
+        assert_eq!(shown, ["100..500/s:5", "10x/1s/5s", "1%:80%", "50%@5s/1s"]);
+        // Those who read slowly are the last, and do not send.
+        let workload = request("ws://localhost:1 --slow-readers 5%").unwrap().workload;
+        assert_eq!((workload.clients, workload.senders), (1000, 950));
     }
 
     fn inquiry(arguments: &str) -> Result<crate::capacity::Inquiry, String> {

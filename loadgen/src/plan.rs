@@ -1,6 +1,7 @@
 //! What a run does, settled before it starts and shared by all its threads.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, to_ns};
 use crate::lobby::Visitors;
-use crate::scenario::{self, Ramp, Scenario};
+use crate::scenario::{self, Fraction, Ramp, Scenario};
 use crate::schedule::{Arrivals, Profile, Schedule, Share};
 use crate::slo::Slo;
 use crate::units::{parse_per_second, show_count, show_ms, show_rate};
@@ -290,6 +291,14 @@ impl RunPlan {
     /// The numbers that belong to a worker, out of all below `end`: every `workers`-th.
     pub fn owned(&self, worker: usize, end: u32) -> impl ExactSizeIterator<Item = u32> + use<> {
         (worker as u32..end).step_by(self.workers)
+    }
+
+    /// The places of a worker's clients that are among the last `share` of all; none without one.
+    #[must_use]
+    pub fn last_places(&self, worker: usize, stable: u32, share: Option<Fraction>) -> Range<u32> {
+        let clients = self.workload.clients;
+        let others = share.map_or(clients, |share| clients - share.of(clients));
+        self.owned(worker, others).len() as u32..stable
     }
 
     /// The core of a worker.

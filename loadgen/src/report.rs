@@ -7,6 +7,7 @@ use crate::exit::Exit;
 use crate::plan::{Rate, Spawn, WorkloadRecord};
 use crate::recorder::Metric;
 use crate::run::{RelayResult, RunResult};
+use crate::scenario::outcome::{self, StormSummary};
 use crate::slo::{Judgement, Measured, overall};
 use crate::summary::{Generator, RelayRecord, SCHEMA, Summary, TargetRecord, Throughput, Verdict, metrics};
 use crate::validity::Standing;
@@ -24,6 +25,8 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         sent_per_second: steady.sent as f64 / seconds,
         delivered_per_second: steady.delivered_within as f64 / seconds,
     };
+    let scenario = &result.scenario;
+    let storm = workload.scenario.storm.map(|_| StormSummary::new(&scenario.storm, &result.lobby, result.settled_ns));
     let caught_up = result.workers.iter().all(|worker| worker.health.caught_up);
     let standing = Standing::of(&result.findings, &result.ledger, &result.lobby, caught_up);
     let (terms, too_few) = plan.slo.judge(&Measured {
@@ -33,6 +36,7 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         lobby: &result.lobby,
         delivered_per_second: throughput.delivered_per_second,
         standing,
+        storm: storm.as_ref(),
     });
     let judgement = overall(&terms, standing.spoiled);
     let relay_failed = result.relay.as_ref().is_some_and(|relay| relay.end.is_err());
@@ -61,6 +65,10 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         ledger: result.ledger.clone(),
         lobby: result.lobby,
         lobby_reach: (expected > 0).then(|| seen as f64 / expected as f64),
+        aside: scenario.aside,
+        steps: outcome::steps(workload, result.intervals.iter().skip(1).map(|interval| &*interval.recorder)),
+        storm,
+        slow_readers: workload.scenario.slow_readers.map(|_| scenario.slow_readers.clone()),
         generator: Generator {
             engine: result.engine.to_string(),
             pin_cores: plan.pin_cores.clone(),

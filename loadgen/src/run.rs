@@ -32,6 +32,7 @@ use crate::progress::Progress;
 use crate::recorder::{Metric, Missing, Recorder};
 use crate::relay_admin::{Admin, RelayAbout, ShardLoad};
 use crate::relay_process::{RelayError, RelayProcess, Usage};
+use crate::scenario;
 use crate::validity::Finding;
 
 use coordinator::Coordinator;
@@ -120,6 +121,10 @@ pub struct RunResult {
     pub steady: SteadyCounts,
     /// What lobbies came to.
     pub lobby: LobbyOutcome,
+    /// What was not steady; sums of all workers.
+    pub scenario: scenario::outcome::Outcome,
+    /// When the last lobby came to what it was at the end, on the run's clock.
+    pub settled_ns: u64,
     /// The workers' engine.
     pub engine: EngineKind,
     /// Each worker's own.

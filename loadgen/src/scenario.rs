@@ -18,11 +18,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::clock::to_ns;
+use crate::clock::{SECOND_NS, to_ns};
+use crate::plan::{Rate, Workload};
 use crate::schedule::{Profile, Stretch};
 use crate::units::parse_duration;
 
 pub mod file;
+pub mod outcome;
 
 /// Everything that is not steady. The default is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -290,6 +292,23 @@ pub fn profile(ramp: Ramp, burst: Option<Burst>, warmup: Duration, duration: Dur
         Stretch { length_ns: edge[1] - edge[0], begin: begin * factor, end: end * factor }
     });
     Profile::new(stretches, ramp.to)
+}
+
+/// The most stretches that an even rise is shown in.
+const STRETCHES_MAX: u64 = 10;
+
+/// How long each step of a rising rate is, in nanoseconds; an even rise is cut into at most ten
+/// stretches of whole seconds. `None` for any other rate.
+#[must_use]
+pub fn steps(workload: &Workload) -> Option<Vec<u64>> {
+    let Rate::Ramp(ramp) = workload.rate else { return None };
+    let all_ns = to_ns(workload.duration);
+    let step_ns = match ramp.steps {
+        Some(steps) => all_ns / u64::from(steps),
+        None => all_ns.div_ceil(SECOND_NS).div_ceil(STRETCHES_MAX) * SECOND_NS,
+    };
+    let begins = (0..).map(|step| step * step_ns).take_while(|&begin_ns| begin_ns < all_ns);
+    Some(begins.map(|begin_ns| step_ns.min(all_ns - begin_ns)).collect())
 }
 
 /// Beginning and end of each burst that begins before the end.

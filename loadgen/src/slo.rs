@@ -5,6 +5,7 @@
 //! term     = metric "." percentile ("<" | "<=") duration        message.p99<500ms
 //!          | count ("=" | "<" | "<=") number                    loss=0
 //!          | "rate" (">" | ">=") number                         rate>=40000
+//!          | "storm.converged" ("<" | "<=") duration            storm.converged<5s
 //! metric   = message | service | send_lag | ack | lobby | lobby.join | lobby.leave | connect | auth
 //! percentile = p50 | p90 | p99 | p99.9 | p99.99 | max           (any number behind the p)
 //! count    = loss | duplicates | errors | diverged
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::to_ns;
 use crate::ledger::{Ledger, LobbyOutcome};
 use crate::recorder::{Metric, Missing, Recorder, quantile};
+use crate::scenario::outcome::StormSummary;
 use crate::units::{show_count, show_ns};
 use crate::validity::{Finding, FindingKind, SAMPLES_BEYOND, Severity, Standing};
 
@@ -53,6 +55,7 @@ enum Subject {
     Errors,
     Diverged,
     Rate,
+    StormConverged,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -169,7 +172,7 @@ impl Term {
         let subject = Subject::parse(name.trim()).map_err(|reason| error(&reason))?;
         let value = value.trim();
         let allowed: &[Relation] = match subject {
-            Subject::Quantile { .. } => &[Relation::Below, Relation::AtMost],
+            Subject::Quantile { .. } | Subject::StormConverged => &[Relation::Below, Relation::AtMost],
             Subject::Rate => &[Relation::Above, Relation::AtLeast],
             _ => &[Relation::Below, Relation::AtMost, Relation::Equal],
         };
@@ -177,7 +180,7 @@ impl Term {
             return Err(error("asks for the wrong direction: times and counts are bounded above, the rate below"));
         }
         let bound = match subject {
-            Subject::Quantile { .. } => {
+            Subject::Quantile { .. } | Subject::StormConverged => {
                 to_ns(humantime::parse_duration(value).map_err(|_| error("needs a duration, as 500ms"))?) as f64
             }
             _ => value
@@ -200,6 +203,7 @@ impl Subject {
             "errors" => Self::Errors,
             "diverged" => Self::Diverged,
             "rate" => Self::Rate,
+            "storm.converged" => Self::StormConverged,
             _ => {
                 let unknown = || format!("`{name}` is unknown");
                 // The percentile may hold a dot itself: p99.9.
@@ -243,6 +247,8 @@ pub struct Measured<'a> {
     pub delivered_per_second: f64,
     /// What the generator's own part leaves of that.
     pub standing: Standing,
+    /// The storm, if there was one.
+    pub storm: Option<&'a StormSummary>,
 }
 
 /// Whether one target was met.
@@ -347,6 +353,15 @@ impl Term {
                 let met = self.relation.holds(rate, self.bound);
                 self.verdict(run, format!("{}/s", show_count(rate as u64)), self.unless_floor(run, met), false)
             }
+            Subject::StormConverged => {
+                match run.storm.and_then(|storm| Some((storm.converged?, storm.converge_time))) {
+                    None => self.verdict(run, "no storm, or no lobbies".to_owned(), Judgement::Invalid, false),
+                    Some((_, time)) => {
+                        let met = self.relation.holds(time.map_or(f64::INFINITY, |ns| ns as f64), self.bound);
+                        self.verdict(run, time.map_or_else(|| "never".to_owned(), show_ns), judged(met), false)
+                    }
+                }
+            }
             Subject::Quantile { metric, quantile } => {
                 let (name, histogram, missing) = match metric {
                     SloMetric::One(metric) => (metric.name(), run.recorder.of(metric), run.missing.of(metric)),
@@ -438,6 +453,7 @@ mod tests {
     use super::{Judgement, Measured, Slo, TermVerdict, overall, samples_needed};
     use crate::ledger::{Ledger, LobbyOutcome};
     use crate::recorder::{Metric, Missing, Recorder};
+    use crate::scenario::outcome::{StormCounts, StormSummary};
     use crate::validity::{FindingKind, Standing};
     use Judgement::{Fail, Invalid, Pass};
 
@@ -452,8 +468,15 @@ mod tests {
         let lobby = LobbyOutcome { diverged: 2, ..LobbyOutcome::default() };
         let mut missing = Missing::default();
         missing.set(Metric::Message, undelivered);
-        let measured =
-            Measured { recorder, missing: &missing, ledger, lobby: &lobby, delivered_per_second: 1999.5, standing };
+        let measured = Measured {
+            recorder,
+            missing: &missing,
+            ledger,
+            lobby: &lobby,
+            delivered_per_second: 1999.5,
+            standing,
+            storm: None,
+        };
         let (verdicts, findings) = slo.judge(&measured);
         (verdicts, findings.iter().map(|finding| finding.kind).collect())
     }
@@ -581,6 +604,35 @@ mod tests {
         }
         assert_eq!(few("message.p99.9<1h", 9).0[0].judgement, Invalid);
         assert_eq!(few("message.p99.9<1h", 10).0[0].judgement, Fail);
+    }
+
+    #[test]
+    fn a_storm_is_judged_by_when_all_lobbies_were_right() {
+        let judge = |storm: Option<&StormSummary>, spoiled| {
+            let slo: Slo = "storm.converged<5ms".parse().unwrap();
+            let measured = Measured {
+                recorder: &Recorder::default(),
+                missing: &Missing::default(),
+                ledger: &Ledger::default(),
+                lobby: &LobbyOutcome::default(),
+                delivered_per_second: 0.0,
+                standing: Standing { spoiled, ..Standing::default() },
+                storm,
+            };
+            let (verdicts, _) = slo.judge(&measured);
+            (verdicts[0].judgement, verdicts[0].measured.clone())
+        };
+        let counts = StormCounts { dropped: 1, logins: 1, back: 1, ..StormCounts::default() };
+        let lobby = LobbyOutcome { clients: 2, ..LobbyOutcome::default() };
+        let storm = |settled_ns| StormSummary::new(&counts, &lobby, settled_ns);
+        assert_eq!(judge(Some(&storm(4_000_000)), false), (Pass, "4.00 ms".to_owned()));
+        assert_eq!(judge(Some(&storm(5_000_000)), false).0, Fail);
+        assert_eq!(judge(Some(&storm(4_000_000)), true).0, Invalid);
+        let missing = StormCounts { back: 0, ..counts.clone() };
+        assert_eq!(judge(Some(&StormSummary::new(&missing, &lobby, 0)), false), (Fail, "never".to_owned()));
+        let blind = StormSummary::new(&counts, &LobbyOutcome::default(), 0);
+        assert_eq!((judge(Some(&blind), false).0, judge(None, false).0), (Invalid, Invalid));
+        assert!("storm.converged>5s".parse::<Slo>().is_err() && "storm.converged<5".parse::<Slo>().is_err());
     }
 
     #[test]

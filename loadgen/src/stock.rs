@@ -178,6 +178,8 @@ impl State {
     pub const SKIPPED: Self = Self(32);
     /// Its turn came while a write of its connection was under way.
     pub const BLOCKED: Self = Self(64);
+    /// Not judged.
+    pub const ASIDE: Self = Self(128);
 
     /// Whether all flags of `other` are set.
     #[must_use]
@@ -305,6 +307,11 @@ impl Stock {
             }
         }
         true
+    }
+
+    /// The numbers of all messages that are there, and of some behind them.
+    pub fn numbers(&self) -> std::ops::Range<u64> {
+        self.first * self.batch_messages..(self.first + self.batches.len() as u64) * self.batch_messages
     }
 
     /// All records that are still there.

@@ -15,6 +15,7 @@ use crate::plan::WorkloadRecord;
 use crate::recorder::{Metric, Missing, Recorder, quantile};
 use crate::relay_admin::{RelayAbout, ShardLoad};
 use crate::relay_process::Usage;
+use crate::scenario::outcome::{Aside, SlowReaderCounts, StepSummary, StormSummary};
 use crate::slo::{Judgement, TermVerdict};
 use crate::validity::Finding;
 use crate::worker::WorkerHealth;
@@ -53,6 +54,18 @@ pub struct Summary {
     /// Joins and leaves of the steady phase that watchers saw, of those they should have seen.
     /// `None` without any.
     pub lobby_reach: Option<f64>,
+    /// Of the whole run: messages that no target is judged by.
+    #[serde(default)]
+    pub aside: Aside,
+    /// The steps of a rising rate.
+    #[serde(default)]
+    pub steps: Vec<StepSummary>,
+    /// The storm, if there was one.
+    #[serde(default)]
+    pub storm: Option<StormSummary>,
+    /// The slow readers, if there were some.
+    #[serde(default)]
+    pub slow_readers: Option<SlowReaderCounts>,
     /// The generator.
     pub generator: Generator,
     /// A relay of our own.

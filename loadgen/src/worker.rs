@@ -12,6 +12,8 @@
 //! | `traffic` | messages: when they are due, what comes of them |
 //! | `writing` | from a message's turn to its write; what the times mean |
 //! | `churn` | visitors: when they come and go |
+//! | `storm`, `slow` | clients that drop at once and come back; clients that stop reading |
+//! | `standing` | which messages are judged |
 //! | `opening` | from dialling to welcome, and the other way |
 //! | `inbox` | inbox numbers and acks |
 //! | `outbox` | bytes that wait to be written |
@@ -28,7 +30,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use relay_engine::{ConnectionId, Engine, EngineConfig, Event, ReadMode, connect_start};
-use rustix::net::sockopt::set_socket_send_buffer_size;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
 
 use crate::clock::{SECOND_NS, to_ns};
 use crate::interference;
@@ -47,6 +49,9 @@ mod opening;
 mod outbox;
 mod report;
 mod session;
+mod slow;
+mod standing;
+mod storm;
 mod traffic;
 mod writing;
 
@@ -262,9 +267,8 @@ impl<'r> Worker<'r> {
 
     fn start(&mut self, moments: Moments, signed: Option<Receiver<Batch>>) {
         let schedule = self.plan.messages(self.number);
-        self.session.start();
+        self.session.start(&moments);
         self.session.traffic.start(moments, schedule, signed);
-        self.session.churn.start(moments);
         self.rotate_ns = moments.steady_ns;
         self.progress = Progress::Running;
     }
@@ -294,7 +298,8 @@ impl<'r> Worker<'r> {
             if self.progress == Progress::Running && now_ns >= moments.end_ns {
                 let traffic = &mut self.session.traffic;
                 let patience_ns = to_ns(self.plan.workload.drain);
-                if (traffic.is_over(now_ns) && traffic.open() == 0) || now_ns >= moments.end_ns + patience_ns {
+                let is_done = traffic.is_over(now_ns) && traffic.open() == 0 && self.session.slow.is_quiet(now_ns);
+                if is_done || now_ns >= moments.end_ns + patience_ns {
                     self.progress = Progress::Drained;
                     self.caught_up = traffic.open() == 0 || self.quiet_ns >= traffic.written_ns() + QUIET_NS;
                     traffic.stop();
@@ -338,6 +343,9 @@ impl<'r> Worker<'r> {
             let source = if sources.is_empty() { None } else { Some(sources[place as usize % sources.len()]) };
             let adopted = connect_start(self.plan.target.address, source).and_then(|socket| {
                 set_socket_send_buffer_size(&socket, writing::SEND_BUFFER_BYTES)?;
+                if self.session.slow.holds(place) {
+                    set_socket_recv_buffer_size(&socket, slow::RECEIVE_BUFFER_BYTES)?;
+                }
                 self.engine.adopt(socket)
             });
             match adopted {
@@ -347,7 +355,8 @@ impl<'r> Worker<'r> {
                         self.places.resize(index + 1, u32::MAX);
                     }
                     self.places[index] = place;
-                    self.engine.read(connection, ReadMode::Continuous);
+                    let slow = self.session.slow.holds(place);
+                    self.engine.read(connection, if slow { ReadMode::Once } else { ReadMode::Continuous });
                     self.session.connecting(place, connection, now_ns);
                 }
                 Err(error) => self.session.refused(place, &error),
@@ -359,6 +368,11 @@ impl<'r> Worker<'r> {
         let Self { session, engine, .. } = self;
         for connection in session.closes.drain(..) {
             engine.close(connection);
+        }
+        while let Some(place) = session.slow.reads.pop() {
+            if let Some(connection) = session.connection(place) {
+                engine.read(connection, ReadMode::Once);
+            }
         }
         session.flush(engine.as_mut())
     }
@@ -377,6 +391,9 @@ impl<'r> Worker<'r> {
                 Event::Received { connection, bytes } => {
                     if let Some(place) = place_of(connection, session) {
                         session.received(place, bytes);
+                        if session.slow.holds(place) {
+                            session.slow.received(place, session.plan.clock.now_ns());
+                        }
                     }
                 }
                 Event::Written { connection, buffer } => {
@@ -398,6 +415,7 @@ impl<'r> Worker<'r> {
 
     fn finish(mut self) -> Report {
         self.session.close_books();
+        let scenario = self.session.scenario_outcome();
         let Session { traffic, churn, recorder, disagreements, .. } = self.session;
         let (busy, cpu_ns, waited_ns) = self.effort.of(traffic.moments());
         Report::Done(Box::new(Outcome {
@@ -413,6 +431,7 @@ impl<'r> Worker<'r> {
             ledger: traffic.ledger,
             steady: traffic.steady,
             recorder,
+            scenario,
             disagreements,
             stats: self.engine.stats(),
         }))

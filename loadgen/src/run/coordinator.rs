@@ -18,6 +18,7 @@ use crate::progress::Progress;
 use crate::recorder::{Metric, Recorder, quantile};
 use crate::relay_admin::{self, Admin, CpuByThread};
 use crate::relay_process::{RelayProcess, Usage};
+use crate::scenario;
 use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
 use crate::stock::Batch;
 use crate::summary::WorkerRecord;
@@ -132,10 +133,12 @@ impl<'a> Coordinator<'a> {
         let listener = || interference::listener(self.plan.target.address);
         self.witness.watch(&moments, self.relay.as_ref().map(RelayProcess::id).or_else(listener));
         let (begin, end) = self.watch(&moments)?;
-        let mut lobby = self.settle(truth_known)?;
+        let (mut lobby, settled_ns) = self.settle(truth_known)?;
         let outcomes = self.collect()?;
         let (mut ledger, mut steady) = (Ledger::default(), SteadyCounts::default());
+        let mut scenario = scenario::outcome::Outcome::default();
         for outcome in &outcomes {
+            scenario.add(&outcome.scenario);
             ledger.add(&outcome.ledger);
             steady.add(&outcome.steady);
             lobby.disagreements += outcome.disagreements;
@@ -166,6 +169,8 @@ impl<'a> Coordinator<'a> {
             ledger,
             steady,
             lobby,
+            scenario,
+            settled_ns,
             engine,
             workers,
             relay,
@@ -451,16 +456,17 @@ impl<'a> Coordinator<'a> {
     }
 
     /// Waits until all lobbies are right, and says what they came to.
-    fn settle(&mut self, truth_known: bool) -> Result<LobbyOutcome, RunError> {
+    /// Second: when the last of them became so, on the run's clock.
+    fn settle(&mut self, truth_known: bool) -> Result<(LobbyOutcome, u64), RunError> {
         if !self.plan.workload.lobby {
-            return Ok(LobbyOutcome { truth_known: true, ..LobbyOutcome::default() });
+            return Ok((LobbyOutcome { truth_known: true, ..LobbyOutcome::default() }, 0));
         }
         self.progress.phase("settle", 1, "lobbies become quiet");
         let deadline = Instant::now() + self.plan.workload.drain;
         loop {
             let lobbies = self.compare()?;
             if (lobbies.moving == 0 && lobbies.wrong(truth_known) == 0) || Instant::now() >= deadline {
-                return Ok(lobbies.outcome(truth_known));
+                return Ok((lobbies.outcome(truth_known), lobbies.settled_ns));
             }
             self.wait(COMPARE_EVERY)?;
         }

@@ -12,6 +12,8 @@ pub(super) struct Lobbies {
     truth: LobbyTotals,
     /// Clients on their way in or out.
     pub(super) moving: u64,
+    /// When the last client came to what it sees.
+    pub(super) settled_ns: u64,
 }
 
 impl Lobbies {
@@ -20,6 +22,7 @@ impl Lobbies {
         self.truth.count += report.online.count;
         self.truth.digest ^= report.online.digest;
         self.moving += report.moving;
+        self.settled_ns = self.settled_ns.max(report.settled_ns);
         for group in report.groups {
             match self.groups.iter_mut().find(|known| known.view == group.view && known.agrees == group.agrees) {
                 Some(known) => {
@@ -77,7 +80,7 @@ mod tests {
             clients,
             disagreed,
         };
-        LobbyReport { groups: views.iter().map(group).collect(), online: totals(online), moving: 0 }
+        LobbyReport { groups: views.iter().map(group).collect(), online: totals(online), moving: 0, settled_ns: 0 }
     }
 
     #[test]

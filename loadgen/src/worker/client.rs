@@ -1,6 +1,8 @@
 //! One simulated client: what it knows, without its bytes.
 
 use protocol::PublicKey;
+use protocol::frame::Resume;
+use protocol::server_frame::{LobbyTotals, Welcome};
 use relay_engine::ConnectionId;
 
 use super::inbox::Inbox;
@@ -57,6 +59,14 @@ pub(crate) struct Client {
     pub(crate) synced_ns: u64,
     /// Whether its lobby ever disagreed.
     pub(crate) disagreed: bool,
+    /// What its lobby came to, and since when.
+    pub(crate) settled: (LobbyTotals, u64),
+    /// What its inbox's numbers count in, as the last welcome said.
+    pub(crate) epoch: u64,
+    /// What it had when it dropped.
+    left: Option<(u64, Inbox)>,
+    /// Whether the relay knew that when it came back.
+    pub(crate) recovered: bool,
 }
 
 impl Client {
@@ -73,6 +83,44 @@ impl Client {
             since_ns: 0,
             synced_ns: 0,
             disagreed: false,
+            settled: (LobbyTotals::default(), 0),
+            epoch: 0,
+            left: None,
+            recovered: false,
+        }
+    }
+
+    /// Keeps what a client that drops goes on from.
+    pub(crate) fn remember(&mut self) {
+        if self.stage.is_online() {
+            self.left = Some((self.epoch, self.inbox));
+        }
+    }
+
+    /// What the client goes on from, if it was here before.
+    pub(crate) fn resume(&self) -> Option<Resume> {
+        self.left.map(|(epoch, inbox)| Resume { epoch, seq: inbox.last_push() })
+    }
+
+    /// Takes what a welcome says of the inbox. Returns how many numbers were skipped in the one that
+    /// this ends.
+    pub(crate) fn open_inbox(&mut self, welcome: &Welcome<'_>) -> u64 {
+        self.epoch = welcome.epoch;
+        self.recovered = welcome.recovered;
+        match self.left.take() {
+            None => {
+                self.inbox = Inbox::starting_at(welcome.seq);
+                0
+            }
+            Some((_, inbox)) if welcome.recovered => {
+                self.inbox = inbox;
+                0
+            }
+            // It is sent all that it never confirmed, from wherever that begins.
+            Some((_, inbox)) => {
+                self.inbox = Inbox::default();
+                inbox.gaps()
+            }
         }
     }
 
@@ -85,5 +133,6 @@ impl Client {
         self.upgrade_key = upgrade_key;
         self.since_ns = now_ns;
         self.synced_ns = 0;
+        self.settled = (LobbyTotals::default(), 0);
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::stock::ID_BYTES;
 
-/// The inbox numbers that one client has seen.
+/// The inbox numbers that one client has seen. The default begins with the first that comes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Inbox {
-    start: u64,
+    /// The number before the first; `None` until there is one.
+    start: Option<u64>,
     highest: u64,
     last_push: u64,
     seen: u64,
@@ -14,7 +15,12 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// An inbox whose highest number was `seq` at the welcome.
     pub(crate) fn starting_at(seq: u64) -> Self {
-        Self { start: seq, highest: seq, last_push: seq, seen: 0 }
+        Self { start: Some(seq), highest: seq, last_push: seq, seen: 0 }
+    }
+
+    /// The last number that was pushed.
+    pub(crate) fn last_push(&self) -> u64 {
+        self.last_push
     }
 
     /// Takes the number of a push; says whether it rises.
@@ -29,13 +35,14 @@ impl Inbox {
 
     /// Takes the number of a message of one's own, told by its ack, in no order.
     pub(crate) fn own(&mut self, seq: u64) {
+        self.start.get_or_insert(seq.saturating_sub(1));
         self.highest = self.highest.max(seq);
         self.seen += 1;
     }
 
     /// Numbers that were skipped.
     pub(crate) fn gaps(&self) -> u64 {
-        (self.highest - self.start).saturating_sub(self.seen)
+        self.start.map_or(0, |start| (self.highest - start).saturating_sub(self.seen))
     }
 }
 
@@ -101,5 +108,13 @@ mod tests {
         assert!(!inbox.push(13));
         assert!(!inbox.push(5));
         assert_eq!(inbox.gaps(), 0);
+    }
+
+    #[test]
+    fn an_inbox_of_unknown_beginning_begins_with_the_first_push() {
+        let mut inbox = Inbox::default();
+        assert_eq!(inbox.gaps(), 0);
+        assert!(inbox.push(7) && inbox.push(8) && inbox.push(10));
+        assert_eq!((inbox.gaps(), inbox.last_push()), (1, 10));
     }
 }

@@ -7,7 +7,6 @@ use protocol::{encode, opening, upgrade};
 use relay_engine::{ConnectionId, Disconnect};
 
 use super::client::Stage;
-use super::inbox::Inbox;
 use super::session::{Session, decoder};
 use crate::clock::{SECOND_NS, to_ns};
 use crate::lobby::Seen;
@@ -88,10 +87,22 @@ impl Session {
 
     /// The connection of the client at `place` is of no more use.
     pub(super) fn gone(&mut self, place: u32, why: &str) {
+        match self.detach(place) {
+            Stage::Away => {}
+            Stage::Leaving => {
+                self.leaving -= 1;
+                self.churn.gone(place);
+            }
+            _ => self.broken(place, why),
+        }
+    }
+
+    /// Takes the connection of the client at `place` away from it, and says how far it had come.
+    pub(super) fn detach(&mut self, place: u32) -> Stage {
         let client = &mut self.clients[place as usize];
         let stage = std::mem::replace(&mut client.stage, Stage::Away);
         if stage == Stage::Away {
-            return;
+            return stage;
         }
         self.closes.extend(client.connection.take());
         client.response = Vec::new();
@@ -103,12 +114,7 @@ impl Session {
         if stage == Stage::Active && place < self.stable {
             self.active -= 1;
         }
-        if stage == Stage::Leaving {
-            self.leaving -= 1;
-            self.churn.gone(place);
-        } else {
-            self.broken(place, why);
-        }
+        stage
     }
 
     /// Counts a client that has broken, or lets the run fail.
@@ -120,7 +126,10 @@ impl Session {
         if place >= self.stable {
             self.churn.gone(place);
             ledger::count(&mut self.traffic.ledger.disconnects, &format!("visitor: {why}"));
-        } else {
+        } else if self.is_expected(place) {
+            ledger::count(&mut self.traffic.ledger.disconnects, &format!("coming back: {why}"));
+            self.storm.failed(place, self.plan.clock.now_ns());
+        } else if !self.slow.excuses(place, why) {
             ledger::count(&mut self.traffic.ledger.disconnects, why);
         }
     }
@@ -199,7 +208,7 @@ impl Session {
         let key = identity::signing_key(self.plan.workload.seed, client.number);
         let mode = if self.plan.workload.lobby { LobbyMode::All } else { LobbyMode::None };
         let name = &self.plan.target.relay_name;
-        match opening::answer(challenge, name, &key, identity::DEVICE, mode, None) {
+        match opening::answer(challenge, name, &key, identity::DEVICE, mode, client.resume()) {
             Ok(auth) => {
                 let mut frame = Vec::new();
                 encode::auth(&mut frame, &auth);
@@ -228,10 +237,11 @@ impl Session {
             return;
         }
         client.stage = Stage::Entering;
-        client.inbox = Inbox::starting_at(welcome.seq);
+        self.traffic.ledger.seq_gaps += client.open_inbox(welcome);
         let authenticated_ns = now_ns - client.since_ns;
         self.handshakes -= 1;
         self.record_opening(Metric::Auth, authenticated_ns, now_ns);
+        self.logged_in(place, now_ns);
         self.relay.get_or_insert_with(|| RelayLimits {
             limits: welcome.limits,
             clock_offset_ms: welcome.time.unix_ms() - unix_ms(),

@@ -12,6 +12,7 @@ use super::RelayLimits;
 use crate::ledger::{Ledger, SteadyCounts};
 use crate::plan::Moments;
 use crate::recorder::Recorder;
+use crate::scenario;
 use crate::signer::Peers;
 use crate::stock::Batch;
 
@@ -103,6 +104,8 @@ pub struct LobbyReport {
     pub online: LobbyTotals,
     /// Clients on their way in or out: what they do is still to be seen.
     pub moving: u64,
+    /// When the last of them came to what it sees.
+    pub settled_ns: u64,
 }
 
 /// What a worker leaves.
@@ -114,6 +117,8 @@ pub struct Outcome {
     pub steady: SteadyCounts,
     /// What was measured since the last interval.
     pub recorder: Box<Recorder>,
+    /// What was not steady.
+    pub scenario: scenario::outcome::Outcome,
     /// Times a lobby began to disagree.
     pub disagreements: u64,
     /// How busy it was.

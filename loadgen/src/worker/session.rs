@@ -23,14 +23,18 @@ use super::churn::{Call, Churn};
 use super::client::{Client, Stage};
 use super::inbox::{AckView, scan_ack};
 use super::outbox::Outbox;
+use super::slow::SlowReaders;
+use super::storm::Storm;
 use super::traffic::Traffic;
 use super::{Gauge, LobbyGroup, LobbyReport, RelayLimits};
 use crate::clock::SECOND_NS;
 use crate::identity;
 use crate::lobby::{self, Change, UpdateCache};
-use crate::plan::{HANDSHAKES_MAX, RunPlan};
+use crate::plan::{HANDSHAKES_MAX, Moments, RunPlan};
 use crate::recorder::{Metric, Recorder};
 use crate::rng::Rng;
+use crate::scenario;
+use crate::scenario::outcome::StormCounts;
 
 /// At most one `lobby_sync` in 2 s (PROTOCOL, Lobby).
 const SYNC_NS: u64 = 2 * SECOND_NS;
@@ -48,6 +52,8 @@ pub(crate) struct Session {
     pub(crate) outbox: Outbox,
     pub(crate) traffic: Traffic,
     pub(crate) churn: Churn,
+    pub(crate) storm: Storm,
+    pub(crate) slow: SlowReaders,
     pub(crate) recorder: Box<Recorder>,
     /// Places that want a connection.
     pub(crate) connects: VecDeque<u32>,
@@ -90,6 +96,8 @@ impl Session {
             outbox: Outbox::new(clients.len()),
             traffic: Traffic::new(plan, worker, keys, senders),
             churn: Churn::new(plan, worker, places),
+            storm: Storm::new(plan, worker, stable),
+            slow: SlowReaders::new(plan, worker, stable),
             recorder: Box::default(),
             connects: VecDeque::new(),
             closes: Vec::new(),
@@ -119,8 +127,11 @@ impl Session {
     }
 
     /// From now on a client that breaks is counted and does not end the run.
-    pub(crate) fn start(&mut self) {
+    pub(crate) fn start(&mut self, moments: &Moments) {
         self.started = true;
+        self.churn.start(*moments);
+        self.storm.start(moments);
+        self.slow.start(moments);
     }
 
     pub(crate) fn update_gauge(&self, gauge: &Gauge) {
@@ -143,7 +154,8 @@ impl Session {
 
     /// Does what is due now. Returns how much that was.
     pub(crate) fn step(&mut self, now_ns: u64) -> usize {
-        let mut done = self.dial(now_ns);
+        let mut done = self.dial(now_ns) + self.storm(now_ns);
+        self.slow.step(now_ns);
         while let Some(call) = self.churn.next_call(now_ns) {
             done += 1;
             match call {
@@ -159,7 +171,8 @@ impl Session {
     pub(crate) fn due_ns(&self) -> Option<(u64, bool)> {
         let exact = self.traffic.due_ns().map(|due_ns| (due_ns, true));
         let churn = self.churn.due_ns().map(|due_ns| (due_ns, false));
-        exact.into_iter().chain(churn).chain(self.dial_due_ns().map(|due_ns| (due_ns, false))).min()
+        let storm = self.storm.due_ns(self.handshakes >= self.handshakes_max).map(|due_ns| (due_ns, false));
+        exact.into_iter().chain(churn).chain(storm).chain(self.dial_due_ns().map(|due_ns| (due_ns, false))).min()
     }
 
     /// Bytes have come for the client at `place`.
@@ -243,6 +256,7 @@ impl Session {
         };
         let change = client.lobby.update(update);
         if place < self.stable
+            && !self.slow.holds(place)
             && let Some(moments) = self.traffic.moments()
         {
             for &seen in &update.seen {
@@ -263,8 +277,11 @@ impl Session {
             Change::Agrees => {}
             Change::Disagrees => {
                 client.disagreed = true;
-                self.disagreements += 1;
+                self.disagreements += u64::from(!self.slow.holds(place));
             }
+        }
+        if client.settled.0 != client.lobby.own() {
+            client.settled = (client.lobby.own(), now_ns);
         }
         if client.stage == Stage::Entering {
             self.entered(place, now_ns);
@@ -292,6 +309,7 @@ impl Session {
         self.clients[place as usize].stage = Stage::Active;
         if place < self.stable {
             self.active += 1;
+            self.returned(place, now_ns);
         } else {
             self.churn.arrived(place, now_ns);
         }
@@ -336,13 +354,17 @@ impl Session {
     /// Counts clients by what their lobby came to, and adds up who of them is online.
     pub(crate) fn lobby_report(&self) -> LobbyReport {
         let mut report = LobbyReport::default();
-        for client in &self.clients {
+        for (place, client) in (0..).zip(&self.clients) {
             if !client.stage.is_online() {
-                report.moving += u64::from(client.stage != Stage::Away);
+                report.moving += u64::from(client.stage != Stage::Away || self.is_expected(place));
                 continue;
             }
             report.online.count += 1;
             report.online.digest ^= client.key.digest_part();
+            if self.slow.holds(place) {
+                continue;
+            }
+            report.settled_ns = report.settled_ns.max(client.settled.1);
             let view = client.lobby.is_whole().then(|| client.lobby.own());
             let agrees = client.lobby.own() == client.lobby.announced();
             match report.groups.iter_mut().find(|group| group.view == view && group.agrees == agrees) {
@@ -356,9 +378,24 @@ impl Session {
     /// Adds up what only the end shows.
     pub(crate) fn close_books(&mut self) {
         self.traffic.count_lost();
-        let gaps: u64 = self.clients.iter().map(|client| client.inbox.gaps()).sum();
+        let (slow_from, slow_to) = (self.slow.places.start as usize, self.slow.places.end as usize);
+        let (slow, clients) = (&self.clients[slow_from..slow_to], self.clients[..slow_from].iter());
+        let gaps: u64 = clients.chain(&self.clients[slow_to..]).map(|client| client.inbox.gaps()).sum();
         self.traffic.ledger.seq_gaps += gaps;
-        self.traffic.steady.watchers = if self.plan.workload.lobby { u64::from(self.active) } else { 0 };
+        self.slow.counts.stayed = slow.iter().filter(|client| client.stage == Stage::Active).count() as u64;
+        let watchers = u64::from(self.active) - self.slow.counts.stayed;
+        self.traffic.steady.watchers = if self.plan.workload.lobby { watchers } else { 0 };
+    }
+
+    /// What became of what was not steady.
+    pub(crate) fn scenario_outcome(&mut self) -> scenario::outcome::Outcome {
+        let standings = &mut self.traffic.standings;
+        let (stayed, stayed_due) = (standings.stayed.take(), standings.stayed_due);
+        scenario::outcome::Outcome {
+            aside: self.traffic.aside(),
+            storm: StormCounts { stayed, stayed_due, ..std::mem::take(&mut self.storm.counts) },
+            slow_readers: std::mem::take(&mut self.slow.counts),
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use protocol::{PublicKey, signature, signed_bytes, splice};
 
 use super::inbox::{AckView, Inbox};
 use super::outbox::Outbox;
+use super::standing::Standings;
 use super::writing::Queue;
 use crate::clock::Clock;
 use crate::ledger::{self, Ledger, SteadyCounts};
@@ -64,7 +65,7 @@ pub(crate) struct Traffic {
     workers: u32,
     pub(super) senders: u32,
     rate: Rate,
-    peers: Arc<Peers>,
+    pub(super) peers: Arc<Peers>,
     keys: Arc<[PublicKey]>,
     pub(super) stock: Stock,
     pub(super) signed: Option<Receiver<Batch>>,
@@ -81,6 +82,7 @@ pub(crate) struct Traffic {
     /// When to look again for a message that was due and not yet signed. Looking without a pause
     /// would keep the signer from the core that both share.
     retry_ns: u64,
+    pub(super) standings: Standings,
     pub(crate) ledger: Ledger,
     pub(crate) steady: SteadyCounts,
     pub(crate) supply: Supply,
@@ -93,7 +95,8 @@ impl Traffic {
             places: plan.owned(worker, skew.keys.of(workload.clients)).len() as u32,
             share: skew.share.get(),
         });
-        let peers = Peers::new(workload.seed, worker, keys.len() as u32, senders, workload.peers, favourites);
+        let stable = keys.len() as u32;
+        let peers = Peers::new(workload.seed, worker, stable, senders, workload.peers, favourites);
         Self {
             clock: plan.clock,
             nonce: plan.nonce,
@@ -112,6 +115,7 @@ impl Traffic {
             open: 0,
             written_ns: 0,
             retry_ns: 0,
+            standings: Standings::new(plan, worker, stable),
             ledger: Ledger::default(),
             steady: SteadyCounts::default(),
             supply: Supply::default(),
@@ -305,7 +309,8 @@ impl Traffic {
     }
 
     pub(super) fn mark(&mut self, number: u64, news: State) {
-        if self.stock.mark(number, news) {
+        let judged = self.stock.record(number).is_some_and(|record| !record.state.has(State::ASIDE));
+        if self.stock.mark(number, news) && judged {
             self.open -= 1;
         }
     }
@@ -344,6 +349,9 @@ impl Traffic {
     ) {
         let now_ns = self.clock.now_ns();
         let rises = inbox.push(seq);
+        if self.deliver_aside(place, number) {
+            return;
+        }
         let record = match self.stock.record(number) {
             Some(record) if !record.state.has(State::DELIVERED) => *record,
             _ => {
@@ -381,6 +389,7 @@ impl Traffic {
             recorder.record(Metric::Message, now_ns - record.intended_ns);
             recorder.record(Metric::Service, now_ns - record.written_ns);
         }
+        self.note_stayers(sender, place, &record, now_ns);
         self.mark(number, State::DELIVERED);
     }
 
@@ -437,6 +446,11 @@ impl Traffic {
         if ack.duplicate {
             self.ledger.ack_duplicates += 1;
         }
+        if record.state.has(State::ASIDE) {
+            self.acked_aside(number);
+            self.send_next(sender, outbox);
+            return;
+        }
         self.ledger.acked += 1;
         if self.is_steady(record.intended_ns) {
             recorder.record(Metric::Ack, self.clock.now_ns() - record.written_ns);
@@ -447,16 +461,22 @@ impl Traffic {
 
     /// The relay has refused something; `id` says which message, if it was one.
     pub(crate) fn on_refusal(&mut self, place: u32, reason: &str, id: Option<&str>, outbox: &mut Outbox) {
-        ledger::count(&mut self.ledger.errors, reason);
         let number = id.and_then(|id| self.number_of(id.as_bytes())).filter(|&(sender, ..)| sender == place);
-        let Some((sender, _, number)) = number else { return };
-        let Some(record) = self.stock.record(number) else { return };
+        let record = number.and_then(|(.., number)| self.stock.record(number));
+        let aside = record.is_some_and(|record| record.state.has(State::ASIDE));
+        // Who is away is offline: that is no error.
+        if !aside || reason != "offline" {
+            ledger::count(&mut self.ledger.errors, reason);
+        }
+        let Some(((sender, _, number), record)) = number.zip(record) else { return };
         if !record.state.has(State::SENT) || record.state.has(State::REFUSED) {
             return;
         }
         let was_acked = record.state.has(State::ACKED);
         if record.state.has(State::DELIVERED) {
             self.ledger.delivered_though_refused += 1;
+        } else if aside {
+            self.standings.aside.refused += 1;
         } else {
             self.ledger.refused += 1;
         }
@@ -470,7 +490,8 @@ impl Traffic {
     pub(crate) fn count_lost(&mut self) {
         for record in self.stock.records() {
             let state = record.state;
-            if !state.has(State::SENT) || state.has(State::DELIVERED) || state.has(State::REFUSED) {
+            let is_done = state.has(State::DELIVERED) || state.has(State::REFUSED);
+            if !state.has(State::SENT) || is_done || state.has(State::ASIDE) {
                 continue;
             }
             if state.has(State::ALTERED) {

@@ -47,10 +47,18 @@ pub(super) struct Queue {
     full: Option<(u32, u64)>,
 }
 
+impl Queue {
+    /// One more than the `n` of the last message whose turn has come.
+    pub(super) fn to(&self) -> u32 {
+        self.to
+    }
+}
+
 impl Traffic {
     /// The turn of a message has come.
     pub(super) fn offer(&mut self, sender: u32, number: u64, intended_ns: u64, outbox: &mut Outbox) {
         let now_ns = self.clock.now_ns();
+        let aside = self.set_aside(number, intended_ns);
         let Some(record) = self.stock.record_mut(number) else { return };
         record.intended_ns = intended_ns;
         // Until it is written: since when it can be.
@@ -59,15 +67,19 @@ impl Traffic {
             self.stock.mark(number, State::BLOCKED);
         }
         self.queues[sender as usize].to = self.n_of(number) + 1;
-        self.open += 1;
-        self.count_turn(intended_ns, now_ns);
+        if !aside {
+            self.open += 1;
+            self.count_turn(intended_ns, now_ns);
+        }
         outbox.want(sender);
     }
 
     /// The turn of a message has come, and its sender has no connection.
     pub(super) fn pass_over(&mut self, number: u64, intended_ns: u64) {
-        self.count_turn(intended_ns, self.clock.now_ns());
-        self.ledger.not_sent += 1;
+        if !self.set_aside(number, intended_ns) {
+            self.count_turn(intended_ns, self.clock.now_ns());
+            self.ledger.not_sent += 1;
+        }
         self.skip(number);
     }
 
@@ -117,6 +129,10 @@ impl Traffic {
                 record.written_ns = now_ns;
             }
             self.stock.mark(number, State::SENT);
+            if state.has(State::ASIDE) {
+                self.standings.aside.sent += 1;
+                continue;
+            }
             self.ledger.sent += 1;
             self.written_ns = now_ns;
             if self.is_steady(intended_ns) {
@@ -140,10 +156,11 @@ impl Traffic {
         *queue = Queue { from: queue.to, ..*queue };
         for n in waiting {
             let number = u64::from(n) * u64::from(self.senders) + u64::from(place);
-            if self.stock.record(number).is_some_and(|record| !record.state.has(State::SKIPPED)) {
-                self.ledger.blocked += 1;
-                self.mark(number, State::SKIPPED);
-            }
+            let Some(record) = self.stock.record(number).filter(|record| !record.state.has(State::SKIPPED)) else {
+                continue;
+            };
+            self.ledger.blocked += u64::from(!record.state.has(State::ASIDE));
+            self.mark(number, State::SKIPPED);
         }
     }
 

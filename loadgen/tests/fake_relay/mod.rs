@@ -68,6 +68,10 @@ pub(crate) struct Faults {
     pub(crate) quota: u64,
     /// Carries so many messages a second, one after the other; the others wait.
     pub(crate) serve_per_second: u64,
+    /// After so many logins, turns so many away.
+    pub(crate) refuse_logins: (u64, u64),
+    /// Closes with 4408 once more than so many bytes wait for a client; 0 is never.
+    pub(crate) outbox_max: usize,
     /// Calls itself so.
     pub(crate) name: Option<&'static str>,
 }
@@ -93,27 +97,35 @@ pub(crate) struct Counts {
     /// Clients that were sent totals which their own list could not agree with.
     pub(crate) disagreements: u64,
     pub(crate) syncs: u64,
+    /// Closed with 4408.
+    pub(crate) too_slow: u64,
+    /// Bytes that waited for one client, at most.
+    pub(crate) waited_most: usize,
+    /// Messages that the two with most of them got.
+    pub(crate) most_received: u64,
+    /// Logins that were turned away.
+    pub(crate) turned_away: u64,
 }
 
 /// A running relay. Ends when it is dropped.
 pub(crate) struct FakeRelay {
     pub(crate) address: SocketAddr,
     counts: Arc<Mutex<Counts>>,
-    received: Arc<Mutex<BTreeMap<PublicKey, u64>>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FakeRelay {
     pub(crate) fn start(faults: Faults) -> Self {
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 1024, &SocketOptions::default()).unwrap();
+        // So that a client that does not read is felt soon.
+        let small_buffers = SocketOptions { send_buffer_bytes: Some(32 * 1024), ..SocketOptions::default() };
+        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 1024, &small_buffers).unwrap();
         let address = listener.local_addr().unwrap();
         // Connections inherit it, and the kernel does not read ahead of a relay that stalls.
         set_socket_recv_buffer_size(&listener, RECEIVE_BUFFER_BYTES).unwrap();
         let counts = Arc::new(Mutex::new(Counts::default()));
         let stop = Arc::new(AtomicBool::new(false));
-        let received: Arc<Mutex<BTreeMap<PublicKey, u64>>> = Arc::default();
-        let (shared, pushed, stopped) = (Arc::clone(&counts), Arc::clone(&received), Arc::clone(&stop));
+        let (shared, stopped) = (Arc::clone(&counts), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             let mut engine = Epoll::new(&EngineConfig::default()).unwrap();
             engine.listen(listener).unwrap();
@@ -123,10 +135,9 @@ impl FakeRelay {
                 server.serve();
                 server.act(&mut engine);
                 *shared.lock().unwrap() = server.counts;
-                pushed.lock().unwrap().clone_from(&server.received);
             }
         });
-        Self { address, counts, received, stop, thread: Some(thread) }
+        Self { address, counts, stop, thread: Some(thread) }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -135,11 +146,6 @@ impl FakeRelay {
 
     pub(crate) fn counts(&self) -> Counts {
         *self.counts.lock().unwrap()
-    }
-
-    /// How many messages were pushed to each key that got any.
-    pub(crate) fn received(&self) -> Vec<u64> {
-        self.received.lock().unwrap().values().copied().collect()
     }
 }
 
@@ -240,6 +246,22 @@ impl Server {
                 Wish::Close(connection) => engine.close(connection),
             }
         }
+        let waiting = self.peers.values().map(|peer| peer.out.len()).max().unwrap_or(0);
+        self.counts.waited_most = self.counts.waited_most.max(waiting);
+        let mut received: Vec<_> = self.received.values().copied().collect();
+        received.sort_unstable();
+        self.counts.most_received = received.iter().rev().take(2).sum();
+        let max = self.faults.outbox_max;
+        let is_slow = |peer: &Peer| max > 0 && peer.out.len() > max && !peer.closing;
+        let slow: Vec<_> = self.peers.iter().filter(|(_, peer)| is_slow(peer)).map(|(&id, _)| id).collect();
+        for connection in slow {
+            self.counts.too_slow += 1;
+            self.leave(connection);
+            let peer = self.peers.get_mut(&connection).unwrap();
+            peer.out.clear();
+            push_close(&mut peer.out, 4408, "too slow");
+            peer.closing = true;
+        }
         let mut ended = Vec::new();
         for (&connection, peer) in &mut self.peers {
             if !peer.writing && !peer.out.is_empty() {
@@ -325,6 +347,13 @@ impl Server {
     fn on_auth(&mut self, connection: ConnectionId, key: PublicKey, device: &str, lobby: bool) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let peer = self.peers.get_mut(&connection).unwrap();
+        let (after, times) = self.faults.refuse_logins;
+        if self.counts.joins >= after && self.counts.turned_away < times {
+            self.counts.turned_away += 1;
+            push_close(&mut peer.out, 4429, "too many");
+            peer.closing = true;
+            return;
+        }
         (peer.key, peer.lobby) = (Some(key), lobby);
         let welcome = Welcome {
             public_key: key,
@@ -342,7 +371,14 @@ impl Server {
         };
         send(peer, |out| encode::welcome(out, &welcome));
         self.counts.joins += 1;
-        self.update(&[key], &[]);
+        if let Some(older) = self.online.remove(&key) {
+            // The newest connection wins, and the lobby sees nothing.
+            let older = self.peers.get_mut(&older).unwrap();
+            push_close(&mut older.out, 4409, "replaced");
+            older.closing = true;
+        } else {
+            self.update(&[key], &[]);
+        }
         self.online.insert(key, connection);
         self.snapshot(connection);
     }
