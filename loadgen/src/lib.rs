@@ -22,9 +22,10 @@
 //! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
 //! | [`hiccup`], [`interference`] | what the machine does to the generator |
 //! | [`validity`] | whether a run may be believed |
-//! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`], [`progress`] | targets, verdict and output |
+//! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`] | targets, verdict and output |
 //! | [`compare`] | two sets of finished runs set against each other |
 //! | [`measure`], [`archive`] | a run as commands use it; a finished run's folder, written and read |
+//! | [`progress`], [`live`] | what is shown while a run goes on |
 //! | [`report_page`] | the page about a finished run |
 //! | [`capacity`] | the highest rate that keeps all targets, by runs one after the other |
 //! | [`preflight`], [`relay_process`], [`relay_admin`], [`environment`], [`exit`] | around the run |
@@ -55,6 +56,7 @@ pub mod identity;
 pub mod interference;
 pub mod interval_log;
 pub mod ledger;
+pub mod live;
 pub mod lobby;
 pub mod measure;
 pub mod plan;

@@ -39,6 +39,7 @@ use coordinator::Coordinator;
 
 mod coordinator;
 mod lobbies;
+mod onlooker;
 mod witness;
 
 pub use witness::Testimony;

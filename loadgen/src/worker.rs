@@ -25,6 +25,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -312,6 +313,8 @@ impl<'r> Worker<'r> {
             self.session.check_patience(now_ns);
             self.session.sync_lobbies(now_ns);
             self.session.update_gauge(&self.gauge);
+            let worked_ns = preflight::thread_cpu_ns().saturating_sub(self.effort.idle_ns);
+            self.gauge.worked_ns.store(worked_ns, Ordering::Relaxed);
         }
         Ok(())
     }

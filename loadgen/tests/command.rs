@@ -60,6 +60,12 @@ fn met_targets_exit_0_and_print_the_table() {
     let output = believable_run(Faults::default(), &["--slo", "loss=0,message.p90<10s,rate>=100,errors=0,diverged=0"]);
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{stdout}{}", text(&output.stderr));
+    // Where there is no terminal, phases are plain lines.
+    let stderr = text(&output.stderr);
+    for phase in ["connect: 6 clients", "warm-up: 0.1 s", "steady: 0.5 s", "drain: ", "settle: "] {
+        assert!(stderr.lines().any(|line| line.starts_with(phase)), "{phase}: {stderr}");
+    }
+    assert!(!stderr.contains('\x1b'), "{stderr}");
     for part in ["p99.9", "message (intended", "send lag", "120 sent", "120 delivered", "PASS: all 5 targets met"] {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }

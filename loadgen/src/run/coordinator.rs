@@ -1,12 +1,13 @@
 //! The coordinator: takes workers, signers and a relay of our own through the phases.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
 use super::lobbies::Lobbies;
+use super::onlooker::Onlooker;
 use super::witness::{Witness, evidence};
 use super::{RelayResult, RunError, RunResult};
 use crate::clock::SECOND_NS;
@@ -15,14 +16,14 @@ use crate::interval_log::Interval;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
 use crate::plan::{Moments, Rate, RunPlan};
 use crate::progress::Progress;
-use crate::recorder::{Metric, Recorder, quantile};
+use crate::recorder::Recorder;
 use crate::relay_admin::{self, Admin, CpuByThread};
 use crate::relay_process::{RelayProcess, Usage};
 use crate::scenario;
 use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
 use crate::stock::Batch;
 use crate::summary::WorkerRecord;
-use crate::units::{show_count, show_ns};
+use crate::units::show_count;
 use crate::validity::examine;
 use crate::worker::{Command, Handle, Outcome, Ready, Report};
 
@@ -57,6 +58,7 @@ pub(super) struct Coordinator<'a> {
     workers: Vec<Handle>,
     reports: Receiver<Report>,
     signers: Vec<Signer>,
+    onlooker: Onlooker,
     empty: Usage,
     /// Intervals by number, and how many workers have handed theirs in.
     intervals: Vec<(Box<Recorder>, usize)>,
@@ -78,6 +80,7 @@ impl<'a> Coordinator<'a> {
         let witness =
             Witness::start(&plan).map_err(|error| RunError::System { what: "starting a heartbeat", error })?;
         let mut coordinator = Self {
+            onlooker: Onlooker::new(&plan),
             plan,
             progress,
             interrupted,
@@ -208,6 +211,9 @@ impl<'a> Coordinator<'a> {
         {
             return Err(RunError::Worker(format!("the relay ended ({status})\n{}", relay.last_lines())));
         }
+        if let Some(figures) = self.onlooker.look(&self.workers, self.plan.clock.now_ns()) {
+            self.progress.show(figures);
+        }
         match self.reports.recv_timeout(patience) {
             Ok(Report::Failed(failure)) => Err(RunError::Worker(failure)),
             Ok(report) => Ok(Some(report)),
@@ -216,17 +222,8 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    fn gauges(&self) -> [u64; 4] {
-        self.workers.iter().fold([0; 4], |[active, sent, delivered, errors], worker| {
-            let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
-            let gauge = &worker.gauge;
-            [
-                active + read(&gauge.active),
-                sent + read(&gauge.sent),
-                delivered + read(&gauge.delivered),
-                errors + read(&gauge.errors),
-            ]
-        })
+    fn connected(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.gauge.active.load(Ordering::Relaxed)).sum()
     }
 
     fn await_clients(&mut self) -> Result<Vec<Ready>, RunError> {
@@ -243,7 +240,7 @@ impl<'a> Coordinator<'a> {
             if let Some(Report::Ready(report)) = self.next(COMPARE_EVERY)? {
                 ready.push(report);
             }
-            let [active, ..] = self.gauges();
+            let active = self.connected();
             if active != connected {
                 (connected, moved) = (active, Instant::now());
                 self.progress.at(active);
@@ -377,9 +374,10 @@ impl<'a> Coordinator<'a> {
         let seconds = |ns: u64| ns as f64 / SECOND_NS as f64;
         self.progress.phase(
             "warm-up",
-            (moments.end_ns - moments.begin_ns) / 1_000_000,
+            (moments.steady_ns - moments.begin_ns) / 1_000_000,
             &format!("{:.1} s", seconds(moments.steady_ns - moments.begin_ns)),
         );
+        self.onlooker.begin(moments.begin_ns, moments.end_ns);
         let (mut steady_begin, mut steady_end) = (None, None);
         let mut drained = 0;
         while drained < self.plan.workers {
@@ -396,6 +394,7 @@ impl<'a> Coordinator<'a> {
             if steady_end.is_none() && now_ns >= moments.end_ns {
                 steady_end = Some(self.reading());
                 self.witness.end();
+                self.progress.phase("drain", 1, "what is under way arrives, or is lost");
             }
             let phase_began_ns = if steady_begin.is_some() { moments.steady_ns } else { moments.begin_ns };
             self.progress.at(now_ns.saturating_sub(phase_began_ns) / 1_000_000);
@@ -421,19 +420,7 @@ impl<'a> Coordinator<'a> {
         *workers += 1;
         let (sum, workers) = &self.intervals[number];
         if *workers == self.plan.workers && number > 0 {
-            let messages = sum.of(Metric::Message);
-            if let (Some(p50), Some(p99)) = (quantile(messages, 0, 0.5), quantile(messages, 0, 0.99)) {
-                let [_, sent, delivered, errors] = self.gauges();
-                self.progress.news(&format!(
-                    "second {number}: {} messages, p50 {}, p99 {}; so far {} sent, {} delivered, {} errors",
-                    show_count(messages.len()),
-                    show_ns(p50),
-                    show_ns(p99),
-                    show_count(sent),
-                    show_count(delivered),
-                    show_count(errors),
-                ));
-            }
+            self.onlooker.add(sum);
         }
     }
 

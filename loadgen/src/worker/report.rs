@@ -162,6 +162,8 @@ pub struct Gauge {
     pub delivered: AtomicU64,
     /// As in the ledger: all errors.
     pub errors: AtomicU64,
+    /// CPU time of the thread less what it polled in vain.
+    pub worked_ns: AtomicU64,
 }
 
 impl Gauge {
