@@ -92,7 +92,7 @@ impl Outbox {
         let mut writes = 0;
         for place in self.ready.drain(..) {
             let lane = &mut self.lanes[place as usize];
-            if lane.in_flight || !(lane.wanted || !lane.waiting.is_empty()) {
+            if lane.in_flight || (!lane.wanted && lane.waiting.is_empty()) {
                 continue;
             }
             let Some(connection) = connection(place) else { continue };
