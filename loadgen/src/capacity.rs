@@ -204,7 +204,7 @@ struct Shown {
 pub fn find(inquiry: &Inquiry, progress: &Progress, interrupted: &AtomicBool) -> Result<Capacity, CapacityError> {
     // A line for each step says enough where lines cannot be taken back.
     let silent = Progress::Silent;
-    let within = if matches!(progress, Progress::Lines) { &silent } else { progress };
+    let within = if progress.is_drawn() { progress } else { &silent };
     find_with(inquiry, progress, |request| measure(request, within, interrupted))
 }
 

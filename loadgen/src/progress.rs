@@ -60,6 +60,14 @@ impl Progress {
         Self::Shown(Box::new(Mutex::new(View::new(screen))))
     }
 
+    /// Whether it is drawn in place, and so takes no room.
+    #[must_use]
+    pub fn is_drawn(&self) -> bool {
+        let mut drawn = false;
+        self.with(|view| drawn = view.screen.is_some());
+        drawn
+    }
+
     /// A phase begins, of so many steps; of one step if nobody can tell how far it is.
     pub fn phase(&self, name: &'static str, steps: u64, about: &str) {
         self.with(|view| {
@@ -68,7 +76,11 @@ impl Progress {
             about.clone_into(&mut view.about);
             view.shown = now;
             match &view.screen {
-                Some(_) => view.draw(),
+                Some(screen) => {
+                    // A run before this one may have taken it away.
+                    screen.reset();
+                    view.draw();
+                }
                 None => say(&format!("{name}: {about}")),
             }
         });
@@ -98,9 +110,10 @@ impl Progress {
         });
     }
 
-    /// Takes away what is drawn.
+    /// The run is over: takes away what is drawn.
     pub fn finish(&self) {
         self.with(|view| {
+            view.figures = None;
             if let Some(screen) = &view.screen {
                 screen.finish_and_clear();
             }
