@@ -16,7 +16,7 @@ use serde::Deserialize;
 
 use crate::clock::SECOND_NS;
 use crate::interval_log::{self, Interval, LogError};
-use crate::recorder::Recorder;
+use crate::recorder::{Metric, Missing, Recorder};
 use crate::summary::{SCHEMA, Summary};
 
 const SUMMARY: &str = "summary.json";
@@ -149,10 +149,14 @@ impl Archive {
         self.intervals.get(1..).unwrap_or_default()
     }
 
-    /// Messages due in the steady phase that never came: infinitely late.
+    /// Samples of the steady phase that never came: infinitely late.
     #[must_use]
-    pub fn undelivered(&self) -> u64 {
-        self.summary.steady.due.saturating_sub(self.summary.steady.delivered)
+    pub fn missing(&self) -> Missing {
+        let mut missing = Missing::default();
+        for metric in Metric::ALL {
+            missing.set(metric, self.summary.metrics.get(metric.name()).map_or(0, |metric| metric.infinite));
+        }
+        missing
     }
 }
 

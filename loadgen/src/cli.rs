@@ -20,7 +20,7 @@ use crate::units::{parse_cores, parse_duration, parse_per_second};
 
 mod compare;
 
-pub use compare::{CompareArgs, CompareRequest, Live};
+pub use compare::{CompareArgs, CompareRequest, Live, MergeArgs};
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -57,6 +57,9 @@ pub enum Command {
     #[command(after_help = compare::COMPARE_HELP, args_override_self = true)]
     #[command(mut_group("RunOptions", |group| group.requires("live")))]
     Compare(Box<CompareArgs>),
+    /// Puts the runs of several generators against one relay together.
+    #[command(after_help = compare::MERGE_HELP)]
+    Merge(MergeArgs),
     /// Finds the highest rate that keeps all targets, by short runs one after the other.
     #[command(
         after_help = CAPACITY_HELP,

@@ -33,7 +33,7 @@ use crate::rng::mix;
 use crate::slo::Judgement;
 use crate::summary::Summary;
 use crate::units::show_count;
-use crate::validity::Severity;
+use crate::validity::FindingKind;
 
 use bootstrap::{Bench, Difference};
 use fail_on::{TermOutcome, judge_terms};
@@ -313,12 +313,8 @@ fn run_folders(path: &Path) -> Result<Vec<PathBuf>, CompareError> {
 
 /// Why a run says nothing about the relay, if it does.
 fn reason_to_set_aside(summary: &Summary) -> Option<String> {
-    let reasons: Vec<&str> = summary
-        .findings
-        .iter()
-        .filter(|finding| finding.severity == Severity::Invalid)
-        .map(|finding| finding.text.as_str())
-        .collect();
+    let reasons: Vec<&str> =
+        summary.findings.iter().filter(|finding| finding.spoils_run()).map(|finding| finding.text.as_str()).collect();
     (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
@@ -532,6 +528,18 @@ fn cautions(
     }
     for difference in &likeness.generator {
         cautions.push(format!("ANOTHER GENERATOR: {difference}"));
+    }
+    let floored = |side: &Side| {
+        let is_floor = |summary: &Summary| summary.findings.iter().any(|finding| finding.kind == FindingKind::Floor);
+        side.runs.iter().filter(|(_, summary, _)| is_floor(summary)).count()
+    };
+    if floored(a) + floored(b) > 0 {
+        cautions.push(format!(
+            "the generator was the bound in {} of A's runs and {} of B's: throughput and times are its own there, and only \
+             cpu tells the relays apart; add --workers, or use a --rate",
+            floored(a),
+            floored(b)
+        ));
     }
     let before = |one: &Side, other: &Side| {
         one.runs.iter().map(|(_, _, run)| run.began).max() < other.runs.iter().map(|(_, _, run)| run.began).min()

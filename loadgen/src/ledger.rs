@@ -187,3 +187,15 @@ pub struct LobbyOutcome {
     /// Clients that disagreed at any time or were wrong in the end.
     pub diverged: u64,
 }
+
+impl LobbyOutcome {
+    /// Adds what the lobbies of another generator's clients came to. The truth is known if it was to
+    /// all.
+    pub fn add(&mut self, other: &Self) {
+        self.clients += other.clients;
+        self.truth_known &= other.truth_known;
+        self.diverged_at_end += other.diverged_at_end;
+        self.disagreements += other.disagreements;
+        self.diverged += other.diverged;
+    }
+}

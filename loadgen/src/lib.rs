@@ -24,6 +24,7 @@
 //! | [`validity`] | whether a run may be believed |
 //! | [`slo`], [`report`], [`summary`], [`table`], [`interval_log`] | targets, verdict and output |
 //! | [`compare`] | two sets of finished runs set against each other |
+//! | [`merge`] | several generators' runs of one test put together |
 //! | [`measure`], [`archive`] | a run as commands use it; a finished run's folder, written and read |
 //! | [`progress`], [`live`] | what is shown while a run goes on |
 //! | [`report_page`] | the page about a finished run |
@@ -59,6 +60,7 @@ pub mod ledger;
 pub mod live;
 pub mod lobby;
 pub mod measure;
+pub mod merge;
 pub mod plan;
 pub mod preflight;
 pub mod progress;

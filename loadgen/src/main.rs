@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use loadgen::cli::{CapacityArgs, Cli, Command, CompareArgs, CompareRequest, RunArgs};
+use loadgen::cli::{CapacityArgs, Cli, Command, CompareArgs, CompareRequest, MergeArgs, RunArgs};
 use loadgen::compare::{self, Side};
 use loadgen::exit::Exit;
 use loadgen::measure::{make_folder, measure};
+use loadgen::merge::merge;
 use loadgen::preflight::{self, Grade};
 use loadgen::progress::Progress;
 use loadgen::{archive, capacity, relay_process, report_page, table};
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
         Command::Preflight(args) => Ok(look(*args)),
         Command::Report(args) => report_again(&args.dir),
         Command::Compare(args) => set_against(*args),
+        Command::Merge(args) => put_together(args),
     };
     match done {
         Ok(exit) => exit.into(),
@@ -126,4 +128,15 @@ fn set_against(args: CompareArgs) -> Result<Exit> {
         std::fs::write(&json, text).with_context(|| format!("--json {}", json.display()))?;
     }
     Ok(comparison.exit())
+}
+
+/// Merges the runs of several generators.
+fn put_together(args: MergeArgs) -> Result<Exit> {
+    let runs = args.runs.iter().map(|dir| archive::read(dir)).collect::<Result<Vec<_>, _>>()?;
+    let run = merge(&runs, args.slo, args.force)?;
+    make_folder(&args.out)?;
+    // The verdict is the exit code even where nobody reads the table.
+    let _ = io::stdout().write_all(table::render(&run.summary).as_bytes());
+    run.file(&args.out)?;
+    Ok(run.exit)
 }

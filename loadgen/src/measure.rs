@@ -46,6 +46,12 @@ pub fn measure(request: Request, progress: &Progress, interrupted: &AtomicBool) 
 }
 
 impl Measurement {
+    /// A run whose summary was made elsewhere. `began` is when its steady phase did.
+    #[must_use]
+    pub fn new(summary: Summary, exit: Exit, began: SystemTime, intervals: Vec<Interval>) -> Self {
+        Self { summary, exit, began, intervals }
+    }
+
     /// What was measured, by interval; the first is all before the steady phase.
     #[must_use]
     pub fn intervals(&self) -> &[Interval] {

@@ -4,13 +4,16 @@ use std::time::SystemTime;
 
 use crate::environment::Environment;
 use crate::exit::Exit;
+use crate::ledger::{Ledger, LobbyOutcome};
 use crate::plan::{Rate, Spawn, WorkloadRecord};
-use crate::recorder::Metric;
+use crate::recorder::{Metric, Missing, Recorder};
 use crate::run::{RelayResult, RunResult};
 use crate::scenario::outcome::{self, StormSummary};
-use crate::slo::{Judgement, Measured, overall};
-use crate::summary::{Generator, RelayRecord, SCHEMA, Summary, TargetRecord, Throughput, Verdict, metrics};
-use crate::validity::Standing;
+use crate::slo::{Judgement, Measured, Slo, overall};
+use crate::summary::{
+    Generator, RelayRecord, SCHEMA, Summary, TargetRecord, Throughput, Verdict, WorkerRecord, metrics,
+};
+use crate::validity::{Finding, Standing};
 
 /// Judges a run and sums it up. `spawn` is how its relay was started, if it was.
 #[must_use]
@@ -27,32 +30,25 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
     };
     let scenario = &result.scenario;
     let storm = workload.scenario.storm.map(|_| StormSummary::new(&scenario.storm, &result.lobby, result.settled_ns));
-    let caught_up = result.workers.iter().all(|worker| worker.health.caught_up);
-    let standing = Standing::of(&result.findings, &result.ledger, &result.lobby, caught_up);
-    let (terms, too_few) = plan.slo.judge(&Measured {
+    let Judged { verdict, too_few, exit } = judge(&Facts {
+        slo: &plan.slo,
         recorder: &result.recorder,
         missing: &missing,
         ledger: &result.ledger,
         lobby: &result.lobby,
         delivered_per_second: throughput.delivered_per_second,
-        standing,
+        findings: &result.findings,
+        workers: &result.workers,
+        relay_failed: result.relay.as_ref().is_some_and(|relay| relay.end.is_err()),
         storm: storm.as_ref(),
     });
-    let judgement = overall(&terms, standing.spoiled);
-    let relay_failed = result.relay.as_ref().is_some_and(|relay| relay.end.is_err());
-    let exit = match judgement {
-        Judgement::Fail => Exit::Missed,
-        Judgement::Invalid => Exit::Invalid,
-        Judgement::Pass if relay_failed => Exit::CouldNotRun,
-        Judgement::Pass => Exit::Pass,
-    };
     let seen = result.recorder.of(Metric::LobbyJoin).len() + result.recorder.of(Metric::LobbyLeave).len();
     let expected = (steady.joins + steady.leaves) * steady.watchers;
     let summary = Summary {
         schema: SCHEMA.to_owned(),
         started: humantime::format_rfc3339_seconds(started).to_string(),
         argv,
-        verdict: Verdict { judgement, exit_code: exit.code(), terms },
+        verdict,
         findings: result.findings.iter().cloned().chain(too_few).collect(),
         workload: WorkloadRecord::from(workload),
         target: TargetRecord {
@@ -83,8 +79,69 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         relay_loads: result.relay_loads.clone(),
         environment: Environment::read(),
         notes: result.notes.clone(),
+        merged: Vec::new(),
     };
     (summary, exit)
+}
+
+/// What a verdict rests on, of one run or of several together.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// The targets.
+    pub slo: &'a Slo,
+    /// Of the steady phase.
+    pub recorder: &'a Recorder,
+    /// Samples of the steady phase that never came.
+    pub missing: &'a Missing,
+    /// Of the whole run.
+    pub ledger: &'a Ledger,
+    /// Of the whole run.
+    pub lobby: &'a LobbyOutcome,
+    /// Messages delivered a second in the steady phase.
+    pub delivered_per_second: f64,
+    /// What speaks against the run.
+    pub findings: &'a [Finding],
+    /// How the workers fared.
+    pub workers: &'a [WorkerRecord],
+    /// Whether a relay of our own did not end well.
+    pub relay_failed: bool,
+    /// How a storm ended, if there was one.
+    pub storm: Option<&'a StormSummary>,
+}
+
+/// A verdict with what follows from it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    /// Over all targets, and each of them.
+    pub verdict: Verdict,
+    /// Targets that ask for more than the samples say.
+    pub too_few: Vec<Finding>,
+    /// How the command should end.
+    pub exit: Exit,
+}
+
+/// Judges every target.
+#[must_use]
+pub fn judge(facts: &Facts<'_>) -> Judged {
+    let caught_up = facts.workers.iter().all(|worker| worker.health.caught_up);
+    let standing = Standing::of(facts.findings, facts.ledger, facts.lobby, caught_up);
+    let (terms, too_few) = facts.slo.judge(&Measured {
+        recorder: facts.recorder,
+        missing: facts.missing,
+        ledger: facts.ledger,
+        lobby: facts.lobby,
+        delivered_per_second: facts.delivered_per_second,
+        standing,
+        storm: facts.storm,
+    });
+    let judgement = overall(&terms, standing.spoiled);
+    let exit = match judgement {
+        Judgement::Fail => Exit::Missed,
+        Judgement::Invalid => Exit::Invalid,
+        Judgement::Pass if facts.relay_failed => Exit::CouldNotRun,
+        Judgement::Pass => Exit::Pass,
+    };
+    Judged { verdict: Verdict { judgement, exit_code: exit.code(), terms }, too_few, exit }
 }
 
 fn relay_record(result: &RunResult, relay: &RelayResult, spawn: &Spawn) -> RelayRecord {

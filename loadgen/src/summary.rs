@@ -80,6 +80,26 @@ pub struct Summary {
     pub environment: Environment,
     /// What a reader should know.
     pub notes: Vec<String>,
+    /// The generators whose runs were merged into this one; empty for a run of one generator.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merged: Vec<Part>,
+}
+
+/// One generator's part in a merged run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Part {
+    /// The name of its folder.
+    pub name: String,
+    /// When its program started, UTC.
+    pub started: String,
+    /// Its command line.
+    pub argv: Vec<String>,
+    /// What was asked of it.
+    pub workload: WorkloadRecord,
+    /// Its own verdict.
+    pub verdict: Judgement,
+    /// Where it ran.
+    pub environment: Environment,
 }
 
 /// Whether targets were met.

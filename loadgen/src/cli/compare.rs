@@ -1,4 +1,4 @@
-//! The command line of `compare`.
+//! The command lines of `compare` and `merge`.
 
 use std::path::PathBuf;
 
@@ -7,6 +7,7 @@ use clap::Args;
 use super::{RunOptions, wrong};
 use crate::compare::{Question, Round, Term};
 use crate::run::Request;
+use crate::slo::Slo;
 
 pub(super) const COMPARE_HELP: &str = "\
 loadgen compare A B                     a run's folder each, or a folder that holds such
@@ -149,6 +150,29 @@ impl Live {
     pub fn request(&self, turn: &Round) -> Result<Request, clap::Error> {
         self.checked(turn)
     }
+}
+
+pub(super) const MERGE_HELP: &str = "\
+Several generators loaded one relay at the same time, each with a --seed of its own and a folder of its own. Their
+histograms and ledgers are added, and the targets judged anew.
+
+Exit code: as that of run; 1 if the runs cannot be merged.";
+
+/// Options of `merge`.
+#[derive(Debug, Args)]
+pub struct MergeArgs {
+    /// The generators' folders.
+    #[arg(required = true, num_args = 2.., value_name = "DIR")]
+    pub runs: Vec<PathBuf>,
+    /// Directory for the merged summary.json and intervals.hlog; is made.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Targets for all together [default: those of the runs].
+    #[arg(long)]
+    pub slo: Option<Slo>,
+    /// Merge runs that were not at the same time, or of different workloads.
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[cfg(test)]

@@ -83,6 +83,9 @@ impl Likeness {
 /// The value of a fact that a run does not have.
 const NOTHING: &str = "nothing";
 
+/// Options of a relay that say where it listens.
+const ADDRESSES: [&str; 2] = ["config.listen", "config.admin"];
+
 /// Each fact with all the values it has in runs.
 fn facts_of(runs: &[&Summary], facts: fn(&Summary) -> BTreeMap<String, String>) -> BTreeMap<String, BTreeSet<String>> {
     let by_run: Vec<_> = runs.iter().map(|run| facts(run)).collect();
@@ -122,16 +125,25 @@ fn generator(run: &Summary) -> BTreeMap<String, String> {
 }
 
 fn relay(run: &Summary) -> BTreeMap<String, String> {
-    let Some(relay) = &run.relay else {
-        return BTreeMap::from([("url".to_owned(), run.target.url.clone())]);
-    };
-    let mut facts = BTreeMap::from([
-        ("program".to_owned(), relay.program.clone()),
-        ("arguments".to_owned(), relay.arguments.join(" ")),
-    ]);
-    match relay.version.as_deref().map(serde_json::from_str::<Value>) {
-        Some(Ok(version)) => facts.extend(leaves(&version)),
-        _ => facts.extend(relay.version.iter().map(|version| ("version".to_owned(), version.clone()))),
+    let mut facts = BTreeMap::new();
+    match &run.relay {
+        None => _ = facts.insert("url".to_owned(), run.target.url.clone()),
+        Some(relay) => {
+            facts.insert("program".to_owned(), relay.program.clone());
+            facts.insert("arguments".to_owned(), relay.arguments.join(" "));
+        }
+    }
+    let said = run.relay.as_ref().and_then(|relay| relay.version.as_deref());
+    if let Some(about) = &run.relay_about {
+        facts.extend(leaves(&about.version));
+        facts.extend(leaves(&about.config).into_iter().map(|(name, value)| (format!("config.{name}"), value)));
+        // Spawned relays listen wherever there is room.
+        facts.retain(|name, _| !ADDRESSES.contains(&name.as_str()));
+    } else if let Some(version) = said {
+        match serde_json::from_str::<Value>(version) {
+            Ok(version) => facts.extend(leaves(&version)),
+            Err(_) => _ = facts.insert("version".to_owned(), version.to_owned()),
+        }
     }
     facts
 }

@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 
 use super::figure::{Figure, NEVER_NS, Series};
 use crate::archive::Archive;
-use crate::recorder::Metric;
+use crate::recorder::{Metric, Recorder};
 
 /// A histogram's buckets that hold something: the value that stands for each, and its samples.
 pub(super) type Sparse = Vec<(u64, u64)>;
@@ -20,6 +20,8 @@ pub(super) struct Second {
     pub(super) never: f64,
     /// Joins and leaves.
     pub(super) lobby: Sparse,
+    /// Joins and leaves that were never seen, shared out likewise.
+    pub(super) lobby_never: f64,
     /// Messages delivered.
     pub(super) delivered: f64,
     /// Its length in seconds.
@@ -39,15 +41,19 @@ pub(super) struct Run {
 impl Run {
     /// Takes what is compared out of a finished run.
     pub(super) fn of(archive: &Archive) -> Self {
-        let messages: u64 = archive.steady().iter().map(|second| second.recorder.of(Metric::Message).len()).sum();
+        let count = |of: fn(&Recorder) -> u64| archive.steady().iter().map(|second| of(&second.recorder)).sum::<u64>();
+        let messages = count(|recorder| recorder.of(Metric::Message).len());
+        let sightings = count(|recorder| recorder.lobby().len());
+        let missing = archive.missing();
         let steady = &archive.summary.steady;
         let share = |count: u64, of: u64| if of == 0 { 0.0 } else { count as f64 / of as f64 };
         let seconds = archive.steady().iter().map(|second| {
-            let count = second.recorder.of(Metric::Message).len();
+            let (count, lobby) = (second.recorder.of(Metric::Message).len(), second.recorder.lobby());
             Second {
                 message: sparse(second.recorder.of(Metric::Message)),
-                never: archive.undelivered() as f64 * share(count, messages),
-                lobby: sparse(&second.recorder.lobby()),
+                never: missing.of(Metric::Message) as f64 * share(count, messages),
+                lobby_never: missing.lobby() as f64 * share(lobby.len(), sightings),
+                lobby: sparse(&lobby),
                 delivered: steady.delivered_within as f64 * share(count, messages),
                 length: second.length.as_secs_f64(),
             }
@@ -102,6 +108,7 @@ pub(super) struct IndexedSecond {
     message: Vec<(usize, f64)>,
     lobby: Vec<(usize, f64)>,
     never: f64,
+    lobby_never: f64,
     delivered: f64,
     length: f64,
 }
@@ -114,6 +121,7 @@ impl Indexed {
             message: second.message.iter().map(|&(value, n)| (place(&scale.message, value), n as f64)).collect(),
             lobby: second.lobby.iter().map(|&(value, n)| (place(&scale.lobby, value), n as f64)).collect(),
             never: second.never,
+            lobby_never: second.lobby_never,
             delivered: second.delivered,
             length: second.length,
         };
@@ -128,6 +136,7 @@ pub(super) struct Sum {
     message: Vec<f64>,
     never: f64,
     lobby: Vec<f64>,
+    lobby_never: f64,
     delivered: f64,
     length: f64,
     cpu_ns: f64,
@@ -140,6 +149,7 @@ impl Sum {
             message: vec![0.0; scale.message.len()],
             never: 0.0,
             lobby: vec![0.0; scale.lobby.len()],
+            lobby_never: 0.0,
             delivered: 0.0,
             length: 0.0,
             cpu_ns: 0.0,
@@ -150,7 +160,8 @@ impl Sum {
     pub(super) fn clear(&mut self) {
         self.message.fill(0.0);
         self.lobby.fill(0.0);
-        (self.never, self.delivered, self.length, self.cpu_ns, self.cpu_messages) = (0.0, 0.0, 0.0, 0.0, 0.0);
+        (self.never, self.lobby_never, self.delivered, self.length) = (0.0, 0.0, 0.0, 0.0);
+        (self.cpu_ns, self.cpu_messages) = (0.0, 0.0);
     }
 
     /// Adds one second of a run, so many times.
@@ -162,6 +173,7 @@ impl Sum {
             self.lobby[at] += count * times;
         }
         self.never += second.never * times;
+        self.lobby_never += second.lobby_never * times;
         self.delivered += second.delivered * times;
         self.length += second.length * times;
     }
@@ -189,7 +201,7 @@ impl Sum {
                 (self.message.iter().sum::<f64>() + self.never) * (1.0 - percent / 100.0)
             }
             Figure::Percentile { series: Series::Lobby, percent } => {
-                self.lobby.iter().sum::<f64>() * (1.0 - percent / 100.0)
+                (self.lobby.iter().sum::<f64>() + self.lobby_never) * (1.0 - percent / 100.0)
             }
             Figure::Throughput => self.delivered,
             Figure::Cpu => self.cpu_messages,
@@ -201,7 +213,7 @@ impl Sum {
     pub(super) fn values(&self, figures: &[Figure], scale: &Scale) -> Vec<Option<f64>> {
         let ratio = |above: f64, below: f64| (above > 0.0 && below > 0.0).then(|| above / below);
         let mut message = Climb::new(&scale.message, &self.message, self.never);
-        let mut lobby = Climb::new(&scale.lobby, &self.lobby, 0.0);
+        let mut lobby = Climb::new(&scale.lobby, &self.lobby, self.lobby_never);
         let value = |&figure: &Figure| match figure {
             Figure::Percentile { series: Series::Message, percent } => message.up_to(percent),
             Figure::Percentile { series: Series::Lobby, percent } => lobby.up_to(percent),

@@ -38,7 +38,8 @@ pub struct Aside {
 }
 
 impl Aside {
-    fn add(&mut self, other: &Self) {
+    /// Adds the counts of another worker or generator.
+    pub fn add(&mut self, other: &Self) {
         self.due += other.due;
         self.not_sent += other.not_sent;
         self.sent += other.sent;
@@ -98,6 +99,17 @@ pub struct SlowReaderCounts {
     pub stayed: u64,
 }
 
+impl SlowReaderCounts {
+    /// Adds the counts of another worker or generator.
+    pub fn add(&mut self, other: &Self) {
+        self.clients += other.clients;
+        self.stayed += other.stayed;
+        for (how, count) in &other.ended {
+            *self.ended.entry(how.clone()).or_default() += count;
+        }
+    }
+}
+
 /// Everything that was not steady.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -114,11 +126,7 @@ impl Outcome {
     pub fn add(&mut self, other: &Self) {
         self.aside.add(&other.aside);
         self.storm.add(&other.storm);
-        self.slow_readers.clients += other.slow_readers.clients;
-        self.slow_readers.stayed += other.slow_readers.stayed;
-        for (how, count) in &other.slow_readers.ended {
-            *self.slow_readers.ended.entry(how.clone()).or_default() += count;
-        }
+        self.slow_readers.add(&other.slow_readers);
     }
 }
 
