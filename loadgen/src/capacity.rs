@@ -35,12 +35,12 @@ use crate::progress::Progress;
 use crate::recorder::{Metric, quantile};
 use crate::relay_admin::RelayAbout;
 use crate::run::{Request, RunError};
-use crate::slo::Judgement;
+use crate::slo::{Judgement, TermVerdict};
 use crate::summary::Summary;
 use crate::units::{show_count, show_ns};
 use crate::validity::Severity;
 
-use limit::{Evidence, Limit, LimitKind};
+use limit::{Doubt, Evidence, Limit, LimitKind};
 use network::{Counters, NetworkUse};
 use search::{Bound, Knee, Search, Settings, Trial};
 
@@ -282,16 +282,22 @@ fn show(number: usize, rate: u64, run: &Measurement, network: NetworkUse, folder
     let drift = Drift::of(run.intervals());
     let (judgement, missed) = judge(summary, drift);
     let doubts = summary.findings.iter().filter(|finding| finding.severity == Severity::Invalid);
-    let mut doubts: Vec<_> = doubts.map(|finding| (finding.text.clone(), finding.fix.clone())).collect();
-    if doubts.is_empty() && judgement == Judgement::Invalid {
+    let mut doubts: Vec<_> = doubts
+        .map(|finding| Doubt { kind: Some(finding.kind), text: finding.text.clone(), fix: finding.fix.clone() })
+        .collect();
+    if doubts.is_empty() {
         let silent = summary.verdict.terms.iter().filter(|term| term.judgement == Judgement::Invalid);
-        doubts =
-            silent.map(|term| (format!("{} says nothing ({})", term.term, term.measured), String::new())).collect();
+        let doubt = |term: &TermVerdict| Doubt {
+            kind: None,
+            text: format!("{} has nothing to judge (measured: {})", term.term, term.measured),
+            fix: String::new(),
+        };
+        doubts = silent.map(doubt).collect();
     }
     let reasons = match judgement {
         Judgement::Pass => Vec::new(),
         Judgement::Fail => missed.clone(),
-        Judgement::Invalid => doubts.iter().map(|(text, _)| text.clone()).collect(),
+        Judgement::Invalid => doubts.iter().map(|doubt| doubt.text.clone()).collect(),
     };
     let metric = |name: &str| summary.metrics.get(name);
     let loads = summary.relay_loads.clone();
@@ -434,7 +440,7 @@ fn exit(outcome: Outcome, enough: Option<bool>, limit: LimitKind) -> Exit {
         (Outcome::NothingKept, _) | (Outcome::Found, Some(false)) => Exit::Missed,
         (Outcome::Found, None) => Exit::Pass,
         // Nothing says that the relay could not do more.
-        (Outcome::AtLeast, _) if limit == LimitKind::Generator => Exit::Invalid,
+        (Outcome::AtLeast, _) if matches!(limit, LimitKind::Generator | LimitKind::Doubt) => Exit::Invalid,
         (Outcome::AtLeast, Some(false)) => Exit::Invalid,
         (Outcome::AtLeast, None) => Exit::Pass,
     }

@@ -6,6 +6,7 @@ use super::network::NetworkUse;
 use super::search::Bound;
 use crate::relay_admin::ShardLoad;
 use crate::units::show_count;
+use crate::validity::FindingKind;
 
 /// From this share of its core on a shard, or the relay's process, counts as full.
 const CORE_FULL: f64 = 0.9;
@@ -26,8 +27,11 @@ pub enum LimitKind {
     Relay,
     /// The relay refused, by a limit of its own.
     Refusals,
-    /// This program or its machine: the relay can do more.
+    /// This program, or what it was asked for: the relay can do more.
     Generator,
+    /// Steps say nothing, and no rate of the generator's is to blame: the machine is disturbed, relay and
+    /// generator are on one core, or steps are too short for a target.
+    Doubt,
     /// The network between them.
     Network,
     /// A target is missed and no core was full.
@@ -47,13 +51,30 @@ pub struct Limit {
     pub fix: Option<String>,
 }
 
+/// A reason why a step says nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    /// `None`: a target had nothing to judge.
+    pub(super) kind: Option<FindingKind>,
+    pub(super) text: String,
+    pub(super) fix: String,
+}
+
+impl Doubt {
+    /// Whether a lower rate, or a stronger generator, would mend it.
+    fn is_of_rate(&self) -> bool {
+        use FindingKind::{AchievedRate, BusyWorker, Floor, SendLag, Supply};
+        matches!(self.kind, Some(AchievedRate | BusyWorker | Floor | SendLag | Supply))
+    }
+}
+
 /// What a step showed, as far as it bears on the limit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Evidence {
     /// Targets that were missed, with what was measured.
     pub(super) missed: Vec<String>,
-    /// What says that the step says nothing: sentence and fix.
-    pub(super) doubts: Vec<(String, String)>,
+    /// What says that the step says nothing.
+    pub(super) doubts: Vec<Doubt>,
     /// Refusals by reason.
     pub(super) refusals: Vec<(String, u64)>,
     /// Broken connections by cause.
@@ -85,18 +106,22 @@ impl Limit {
         match bound {
             Bound::Asked => Self::asked(),
             Bound::Barred => Self::barred("no step is possible above"),
-            Bound::Blind => Self::generator(evidence),
+            Bound::Blind => Self::blind(evidence),
             Bound::Missed => Self::relay(evidence),
         }
     }
 
-    fn generator(evidence: &Evidence) -> Self {
-        let (text, fix) = evidence.doubts.first().cloned().unwrap_or_default();
-        Self {
-            kind: LimitKind::Generator,
-            text: format!("the generator, not the relay, which can do more: {text}"),
-            fix: Some(fix).filter(|fix| !fix.is_empty()),
-        }
+    fn blind(evidence: &Evidence) -> Self {
+        let of_rate = evidence.doubts.iter().find(|doubt| doubt.is_of_rate());
+        let Some(doubt) = of_rate.or_else(|| evidence.doubts.first()) else {
+            return Self::new(LimitKind::Doubt, "steps say nothing about the relay".to_owned(), None);
+        };
+        let (kind, who) = if of_rate.is_some() {
+            (LimitKind::Generator, "the generator, not the relay, which can do more")
+        } else {
+            (LimitKind::Doubt, "doubt about the steps, not the relay")
+        };
+        Self::new(kind, format!("{who}: {}", doubt.text), Some(doubt.fix.as_str()).filter(|fix| !fix.is_empty()))
     }
 
     fn relay(evidence: &Evidence) -> Self {
@@ -170,7 +195,7 @@ fn counted(counts: &[(String, u64)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Bound, Evidence, Limit, LimitKind, NetworkUse};
+    use super::{Bound, Doubt, Evidence, FindingKind, Limit, LimitKind, NetworkUse};
     use crate::relay_admin::ShardLoad;
 
     fn loads(busy: &[f64]) -> Vec<ShardLoad> {
@@ -231,8 +256,15 @@ mod tests {
 
     #[test]
     fn the_generator_is_named_with_what_it_lacks() {
-        let doubts = vec![("send lag p99 9.00 ms".to_owned(), "add --workers".to_owned())];
-        let limit = Limit::of(Bound::Blind, &Evidence { doubts, ..Evidence::default() });
+        let doubt =
+            |kind, text: &str, fix: &str| Doubt { kind: Some(kind), text: text.to_owned(), fix: fix.to_owned() };
+        let stalls = doubt(FindingKind::Stalls, "woke late", "quiet the machine");
+        let lag = doubt(FindingKind::SendLag, "send lag p99 9.00 ms", "add --workers");
+        let blind = |doubts| Limit::of(Bound::Blind, &Evidence { doubts, ..Evidence::default() });
+        let limit = blind(vec![stalls.clone()]);
+        assert_eq!((limit.kind, limit.fix.as_deref()), (LimitKind::Doubt, Some("quiet the machine")));
+        // What a lower rate would mend is named before what it would not.
+        let limit = blind(vec![stalls, lag]);
         assert_eq!((limit.kind, limit.fix.as_deref()), (LimitKind::Generator, Some("add --workers")));
         assert!(limit.text.contains("send lag p99 9.00 ms") && limit.text.contains("can do more"), "{}", limit.text);
     }

@@ -51,13 +51,14 @@ fn too_short_a_step_has_no_drift() {
 
 #[test]
 fn the_exit_code_says_what_was_asked() {
-    use LimitKind::{Generator, None as Nothing, Relay};
+    use LimitKind::{Doubt, Generator, None as Nothing, Relay};
     for (outcome, enough, limit, expected) in [
         (Outcome::Found, None, Relay, Exit::Pass),
         (Outcome::Found, Some(true), Relay, Exit::Pass),
         (Outcome::Found, Some(false), Relay, Exit::Missed),
         (Outcome::AtLeast, None, Nothing, Exit::Pass),
         (Outcome::AtLeast, None, Generator, Exit::Invalid),
+        (Outcome::AtLeast, None, Doubt, Exit::Invalid),
         (Outcome::AtLeast, Some(true), Generator, Exit::Pass),
         (Outcome::AtLeast, Some(false), Generator, Exit::Invalid),
         (Outcome::NothingKept, None, Relay, Exit::Missed),
