@@ -14,7 +14,7 @@ fn two_generators_are_one_test() {
     let relay = FakeRelay::start(Faults { drop_every: 50, ..Faults::default() });
     let dir = tempfile::tempdir().unwrap();
     let folder = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
-    let url = relay.url();
+    let url = format!("ws://{}", relay.address);
     let loadgen = || Command::new(env!("CARGO_BIN_EXE_loadgen"));
     let options = "--clients 6 --rate 300/s --ramp 10ms --warmup 0s --duration 1s --drain 300ms --slo loss=0";
     let generators: Vec<_> = ["1", "2"]
