@@ -240,13 +240,7 @@ fn measure<C: Candidate>(dir: &Path, messages: usize) -> Outcome<()> {
     Ok(())
 }
 
-fn commits<C: Candidate>(
-    store: &mut C,
-    source: &mut Source,
-    messages: usize,
-    batch: usize,
-    what: &str,
-) -> Outcome<()> {
+fn commits<C: Candidate>(store: &mut C, source: &mut Source, messages: usize, batch: usize, what: &str) -> Outcome<()> {
     let (mut histogram, begun) = (histogram()?, Instant::now());
     let mut tidying = Duration::ZERO;
     for _ in 0..messages / batch {
@@ -316,7 +310,10 @@ fn kill<C: Candidate>(dir: &Path, cycles: usize) -> Outcome<()> {
         beyond += u64::from(there > reported * BATCH as u64);
         reported = there / BATCH as u64;
     }
-    println!("{}: {cycles} kills, {reported} commits, 0 lost, 0 in halves, {beyond} times one more than reported", C::NAME);
+    println!(
+        "{}: {cycles} kills, {reported} commits, 0 lost, 0 in halves, {beyond} times one more than reported",
+        C::NAME
+    );
     Ok(())
 }
 
@@ -409,6 +406,7 @@ fn disk_bytes(dir: &Path) -> Outcome<u64> {
     Ok(bytes)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "this is what map_err wants")]
 fn text(error: impl ToString) -> String {
     error.to_string()
 }
