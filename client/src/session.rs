@@ -48,6 +48,9 @@ pub use options::{Options, OptionsError};
 pub use requests::RequestError;
 use state::{Phase, State};
 
+/// How long an answer that may lie unread has, once reading goes on.
+const UNREAD_GRACE: Duration = Duration::from_secs(1);
+
 /// What to do, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -120,6 +123,14 @@ impl Session {
     /// Notes that the relay gave a sign of life: a ping, say.
     pub fn heard(&mut self, now: Instant) {
         self.state.heard = now;
+    }
+
+    /// Notes that nothing is read from the connection, because the user takes no events: silence means
+    /// nothing then, nor does an answer that does not come. To be called again at every timeout.
+    pub fn unread(&mut self, now: Instant) {
+        self.state.heard = now;
+        self.state.outbox.postpone(now + UNREAD_GRACE);
+        self.state.requests.postpone(now + UNREAD_GRACE);
     }
 
     /// Takes one text message from the relay.

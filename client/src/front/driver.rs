@@ -134,7 +134,7 @@ impl Driver {
             }
             self.tell_end(delay.is_some());
             match delay {
-                Some(delay) if self.meanwhile(sleep(delay)).await.is_some() => {}
+                Some(delay) if self.meanwhile(sleep(delay)).await.is_some() => self.wait_for_user().await,
                 // Told to close while waiting: `closed` with another attempt announced was no last word.
                 Some(_) => {
                     let details = CLOSED_HERE.to_owned();
@@ -193,7 +193,7 @@ impl Driver {
             let reads = self.outlet.backlog.is_empty();
             if !reads {
                 // Silence means nothing while nobody listens.
-                self.session.heard(Instant::now());
+                self.session.unread(Instant::now());
             }
             let deadline = self.session.poll_timeout(Instant::now());
             tokio::select! {
@@ -238,6 +238,17 @@ impl Driver {
             }
         }
         None
+    }
+
+    /// Waits until the user has taken what is told, so that attempts without end tell no events without
+    /// end.
+    async fn wait_for_user(&mut self) {
+        while !self.is_stopping() && self.outlet.is_open && !self.outlet.backlog.is_empty() {
+            tokio::select! {
+                command = self.inlet.queue.recv(), if self.inlet.is_open => self.command(command),
+                () = self.outlet.turn() => {}
+            }
+        }
     }
 
     fn command(&mut self, command: Option<Command>) {

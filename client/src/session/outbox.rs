@@ -135,6 +135,13 @@ impl Outbox {
         }
     }
 
+    /// Lets no message count as unanswered before `at`.
+    pub(super) fn postpone(&mut self, at: Instant) {
+        for due in self.queue.iter_mut().filter_map(|own| own.due.as_mut()) {
+            *due = at.max(*due);
+        }
+    }
+
     /// The first message that waits to be sent.
     fn waiting(&self) -> Option<&Outgoing> {
         self.queue.iter().find(|own| own.due.is_none())

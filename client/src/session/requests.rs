@@ -95,6 +95,13 @@ impl Requests {
         self.asked.as_ref().map(|&(_, deadline)| deadline).into_iter().chain(ready).min()
     }
 
+    /// Lets no page count as unanswered before `at`.
+    pub(super) fn postpone(&mut self, at: Instant) {
+        if let Some((_, deadline)) = &mut self.asked {
+            *deadline = at.max(*deadline);
+        }
+    }
+
     /// A message ends the typing by itself.
     pub(super) fn stop_typing(&mut self, peer: &Peer) {
         self.typing.retain(|(other, _)| other != peer);

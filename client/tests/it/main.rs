@@ -2,6 +2,7 @@
 //! a small scripted relay.
 
 mod chaos;
+mod chat;
 mod command;
 mod fake_relay;
 mod frames;

@@ -104,6 +104,21 @@ fn without_an_answer_the_same_bytes_go_after_5_then_1_and_2_s_and_fail_after_4()
 }
 
 #[test]
+fn an_answer_that_may_lie_unread_is_not_missed() {
+    let mut fixture = unlimited();
+    let (id, frame) = fixture.compose("hi").expect("a good message");
+    // The user takes no events for a minute, so nothing is read.
+    for _ in 0..60 {
+        fixture.session.unread(fixture.now);
+        assert_eq!(fixture.sends(Duration::from_millis(900)), (vec![], vec![]));
+    }
+    // It does again, and the answer is not there.
+    fixture.session.unread(fixture.now);
+    assert_eq!(fixture.sends(Duration::from_millis(1500)).0, [(1000, frame)]);
+    assert!(matches!(fixture.event(&frames::ack(&id)), Event::Ack { .. }));
+}
+
+#[test]
 fn an_answer_ends_the_sending() {
     let mut fixture = unlimited();
     let (first, frame) = fixture.compose("first").expect("a good message");
