@@ -13,7 +13,8 @@ use benches::user::User;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use protocol::PublicKey;
 use relay::mesh::{Item, Mesh};
-use relay_core::{Envelope, ShardId, Ticket};
+use relay_core::store::{IdRecord, MessageId};
+use relay_core::{Envelope, Parcel, ShardId, Ticket};
 
 const A: ShardId = ShardId(0);
 const B: ShardId = ShardId(1);
@@ -32,13 +33,16 @@ fn pair() -> (Mesh, Mesh) {
 }
 
 fn deliver(recipient: PublicKey, frame: Vec<u8>) -> Item {
-    Item::Envelope(Envelope::Deliver { ticket: Ticket { slot: 1, generation: 1 }, recipient, frame })
+    let Some(id) = MessageId::new("3c0e8c76-23e5-4f0e-a6ac-6a4bd2a4c8d5") else { panic!("a UUID is an id") };
+    let id_record = IdRecord { key: 1, tag: 2, sender_hash: 3, copy_due: false, at_ms: 4 };
+    let parcel = Parcel { recipient, sender: recipient, id, id_record, may_be_unseen: true, frame };
+    Item::Envelope(Envelope::Deliver { ticket: Ticket { slot: 1, generation: 1 }, parcel })
 }
 
 /// The frame of an envelope, to be used again.
 fn frame_of(item: Item) -> Option<Vec<u8>> {
     match item {
-        Item::Envelope(Envelope::Deliver { frame, .. }) => Some(frame),
+        Item::Envelope(Envelope::Deliver { parcel, .. }) => Some(parcel.frame),
         _ => None,
     }
 }

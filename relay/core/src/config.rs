@@ -7,7 +7,7 @@ use protocol::{PublicKey, limits};
 use siphasher::sip::SipHasher13;
 
 use crate::event::{Nanos, ShardId};
-use crate::store::Durability;
+use crate::store::{DeviceTag, Durability};
 
 /// How message signatures are checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -184,6 +184,14 @@ impl Config {
         let mut hasher = SipHasher13::new_with_keys(self.seed.rotate_left(7), self.seed);
         words.iter().for_each(|word| hasher.write_u64(*word));
         hasher.finish()
+    }
+
+    /// A device, by its id.
+    #[must_use]
+    pub fn device_tag(&self, device_id: &str) -> DeviceTag {
+        let mut hasher = SipHasher13::new_with_keys(self.seed.rotate_left(23), !self.seed);
+        hasher.write(device_id.as_bytes());
+        DeviceTag(hasher.finish())
     }
 
     /// The keyed hash of a key.

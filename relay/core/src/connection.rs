@@ -18,6 +18,7 @@ use crate::lobby::Cursor;
 use crate::outbox::Outbox;
 use crate::rate::Bucket;
 use crate::router::UserId;
+use crate::store::DeviceTag;
 use crate::timers::Armed;
 
 /// What every connection has, whatever its state.
@@ -89,6 +90,11 @@ pub(crate) struct Member {
     pub(crate) key: PublicKey,
     pub(crate) verifying_key: VerifyingKey,
     pub(crate) device_id: Box<str>,
+    pub(crate) tag: DeviceTag,
+    /// There are messages that it was not given yet, or receipts that waited for its user.
+    pub(crate) is_behind: bool,
+    /// A page of its inbox is on its way.
+    pub(crate) is_loading: bool,
     pub(crate) subscription: Option<Subscription>,
     /// For frames other than accepted messages.
     pub(crate) control: Bucket,

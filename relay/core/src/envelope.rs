@@ -4,8 +4,11 @@ use std::net::IpAddr;
 
 use ed25519_dalek::VerifyingKey;
 use protocol::PublicKey;
-use protocol::frame::LobbyMode;
+use protocol::frame::{LobbyMode, Resume};
 use protocol::websocket::Decoder;
+
+use crate::event::ShardId;
+use crate::store::{IdRecord, MessageId, PendingReceipts};
 
 /// Names a message in transit at the shard that sent it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +26,8 @@ pub enum Envelope {
     Deliver {
         /// To answer with.
         ticket: Ticket,
-        /// For whom.
-        recipient: PublicKey,
-        /// The sender's frame, its bytes unmodified.
-        frame: Vec<u8>,
+        /// The message.
+        parcel: Parcel,
     },
     /// The answer to `Deliver`.
     Delivered {
@@ -34,8 +35,23 @@ pub enum Envelope {
         ticket: Ticket,
         /// How it went.
         outcome: Outcome,
-        /// The buffer of `Deliver`, to be used again by the shard that made it.
+        /// A buffer in return for that of `Deliver`, to be used again by the shard that made it.
         buffer: Vec<u8>,
+    },
+    /// What a user confirmed or read, for the home of the sender.
+    Receipt {
+        /// Who sent the messages.
+        to: PublicKey,
+        /// What is told, by whom, and of which.
+        receipts: PendingReceipts,
+    },
+    /// So many messages of each sender, who is given as
+    /// [`IdRecord::sender_hash`](crate::store::IdRecord::sender_hash), wait for keys that were never online.
+    Unseen {
+        /// Senders whose home is the other shard.
+        senders: Vec<(u64, u32)>,
+        /// They wait from now on, and were not counted yet; or they did, and do no more.
+        wait: bool,
     },
     /// Users whose home is the sending shard came or went. A key is in one of the lists at most.
     Lobby {
@@ -46,15 +62,51 @@ pub enum Envelope {
     },
 }
 
+/// A verified message on its way to the recipient's home.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// For whom.
+    pub recipient: PublicKey,
+    /// From whom.
+    pub sender: PublicKey,
+    /// Its `clientMessageId`.
+    pub id: MessageId,
+    /// What is stored of the id together with the message; its `at_ms` is set then.
+    pub id_record: IdRecord,
+    /// The sender may have one more message wait for a key that was never online.
+    pub may_be_unseen: bool,
+    /// The sender's frame, its bytes unmodified.
+    pub frame: Vec<u8>,
+}
+
+/// Who is to hear that a message is safe: a message in transit at some shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub(crate) shard: ShardId,
+    pub(crate) ticket: Ticket,
+}
+
 /// What became of a message at the recipient's home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Pushed to every device that is online, at least one.
-    Online,
+    /// The relay answers for it: a device has confirmed it or it is stored; without a store, it was
+    /// pushed to every device that is online, at least one.
+    Accepted {
+        /// The recipient was online when it came.
+        online: bool,
+        /// Its id was stored with it.
+        id_stored: bool,
+        /// It waits for a key that was never online.
+        unseen: bool,
+    },
     /// No device is online, and there is no store.
     Offline,
     /// The recipient's key is not usable.
     InvalidRecipient,
+    /// The recipient's inbox has no room for it.
+    InboxFull,
+    /// The store has no room, or cannot keep up, or has failed.
+    Overloaded,
 }
 
 /// An authenticated connection on its way to its home shard. The socket goes with it.
@@ -68,6 +120,8 @@ pub struct Arrival {
     pub device_id: Box<str>,
     /// Which lobby frames it wants.
     pub lobby: LobbyMode,
+    /// From where it wants to go on.
+    pub resume: Option<Resume>,
     /// The peer's address.
     pub peer: IpAddr,
     /// The WebSocket decoder, with what it holds of a partial frame.

@@ -1,10 +1,10 @@
-//! Messages: the checks in the contract's order, the wait for the signature, the way to the
-//! recipient and the answer to the sender.
+//! Messages at their sender's home: the checks in the contract's order, the wait for the signature,
+//! and the way to the recipient.
 //!
 //! # Flow
 //! `message` (form is known to be right: sender, id, length, rate, timestamp) → a [`Job`] waits →
 //! `commit_messages` at the end of the batch (signature) → `deliver` here, or `Envelope::Deliver` to
-//! the recipient's home and back as `Envelope::Delivered` → `outcome`: ack or error.
+//! the recipient's home → `answers`.
 //!
 //! # Invariants
 //! - Every message that was taken from a session gets exactly one answer, if its connection lives.
@@ -15,54 +15,36 @@
 use std::ops::Range;
 
 use protocol::frame::{Message, Target};
-use protocol::server_frame::Ack;
-use protocol::splice::{splice_seq, spliced_bytes};
-use protocol::{PublicKey, encode, limits, signed_bytes, websocket};
+use protocol::{PublicKey, limits, signed_bytes};
 
+use crate::answers::OVERLOADED_RETRY_MS;
 use crate::config::Config;
-use crate::connection::{Connection, Link, Member, State};
+use crate::connection::{Link, Member};
+use crate::deliver::Delivery;
 use crate::effect::{Effect, Effects};
-use crate::envelope::{Envelope, Outcome, Ticket};
+use crate::envelope::{Envelope, Outcome, Parcel, Ticket, Waiter};
 use crate::event::{ConnectionId, Nanos};
 use crate::recent_ids::{IdKey, IdState, SignatureTag};
 use crate::refusal::Refusal;
 use crate::router::UserId;
 use crate::session::{About, Flow};
 use crate::shard::Core;
-use crate::stats::{DropReason, Reason};
+use crate::stats::Reason;
+use crate::store::{Conversation, DeviceTag, MessageId};
+use crate::transit::InTransit;
 use crate::verifier::Verifier;
 
 /// How long a key that sent a bad signature is checked alone.
 const SUSPICION: Nanos = 10_000_000_000;
-
-/// When to try again after `overloaded`.
-const OVERLOADED_RETRY_MS: u64 = 1000;
-
-/// An id on the stack: at most 64 ASCII bytes.
-#[derive(Clone, Copy, Debug)]
-struct Id {
-    bytes: [u8; limits::ID_BYTES],
-    len: u8,
-}
-
-impl Id {
-    fn new(text: &str) -> Self {
-        let mut bytes = [0; limits::ID_BYTES];
-        bytes[..text.len()].copy_from_slice(text.as_bytes());
-        Self { bytes, len: text.len() as u8 }
-    }
-
-    fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).expect("an id is ASCII")
-    }
-}
 
 /// A message whose signature is about to be checked.
 #[derive(Debug)]
 struct Job {
     connection: ConnectionId,
     user: UserId,
-    id: Id,
+    sender: PublicKey,
+    device: DeviceTag,
+    id: MessageId,
     key: IdKey,
     tag: SignatureTag,
     recipient: Recipient,
@@ -79,78 +61,28 @@ struct Job {
 #[derive(Clone, Copy, Debug)]
 enum Recipient {
     User(PublicKey),
-    Room(Id),
+    Room(MessageId),
 }
 
-/// A message on its way to another shard.
-#[derive(Debug)]
-struct InTransit {
+/// Where a message came from.
+#[derive(Clone, Copy, Debug)]
+struct From {
     connection: ConnectionId,
-    id: Id,
-    key: IdKey,
-    /// The connections that sent it again meanwhile, once for each time.
-    again: Vec<ConnectionId>,
+    user: UserId,
+    device: DeviceTag,
 }
 
-#[derive(Debug)]
-struct TransitSlot {
-    generation: u32,
-    entry: Option<InTransit>,
-}
-
-/// Messages between their arrival and their answer.
+/// Messages between their arrival and their signature's check.
 #[derive(Debug)]
 pub(crate) struct Messages {
     verifier: Verifier,
     jobs: Vec<Job>,
     arena: Vec<u8>,
-    transit: Vec<TransitSlot>,
-    free: Vec<u32>,
-    in_transit_max: usize,
-    pushed: Vec<u8>,
 }
 
 impl Messages {
     pub(crate) fn new(config: &Config) -> Self {
-        Self {
-            verifier: Verifier::new(config.verify),
-            jobs: Vec::new(),
-            arena: Vec::new(),
-            transit: Vec::new(),
-            free: Vec::new(),
-            in_transit_max: config.limits.in_transit_max,
-            pushed: Vec::new(),
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        !self.free.is_empty() || self.transit.len() < self.in_transit_max
-    }
-
-    fn enter(&mut self, entry: InTransit) -> Ticket {
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.transit.push(TransitSlot { generation: 0, entry: None });
-            (self.transit.len() - 1) as u32
-        });
-        let place = &mut self.transit[slot as usize];
-        place.generation = place.generation.wrapping_add(1);
-        place.entry = Some(entry);
-        Ticket { slot, generation: place.generation }
-    }
-
-    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut InTransit> {
-        let place = self.transit.get_mut(ticket.slot as usize)?;
-        if place.generation == ticket.generation { place.entry.as_mut() } else { None }
-    }
-
-    fn leave(&mut self, ticket: Ticket) -> Option<InTransit> {
-        let place = self.transit.get_mut(ticket.slot as usize)?;
-        if place.generation != ticket.generation {
-            return None;
-        }
-        let entry = place.entry.take()?;
-        self.free.push(ticket.slot);
-        Some(entry)
+        Self { verifier: Verifier::new(config.verify), jobs: Vec::new(), arena: Vec::new() }
     }
 }
 
@@ -173,7 +105,11 @@ impl Core {
             member.malformed_in_a_row = 0;
             if known_tag == tag {
                 self.stats.messages_duplicate += 1;
-                self.again(link, Id::new(message.id), state);
+                if state == IdState::CopyDue {
+                    self.copy_at_last(link, member, message, text, key, tag);
+                } else {
+                    self.again(link, message_id(message.id), state);
+                }
             } else {
                 self.refuse_message(link, Refusal::CONFLICT, about);
             }
@@ -220,12 +156,14 @@ impl Core {
         messages.jobs.push(Job {
             connection: link.id,
             user: member.user,
-            id: Id::new(message.id),
+            sender: member.key,
+            device: member.tag,
+            id: message_id(message.id),
             key,
             tag,
             recipient: match message.target {
                 Target::User(recipient) => Recipient::User(recipient),
-                Target::Room(room) | Target::RoomMember(room, _) => Recipient::Room(Id::new(room)),
+                Target::Room(room) | Target::RoomMember(room, _) => Recipient::Room(message_id(room)),
             },
             frame: start..messages.arena.len(),
             recheck,
@@ -235,24 +173,6 @@ impl Core {
         // What is rechecked is a duplicate or a conflict in all likelihood, and no message that the
         // rate counts: without a cost it would have its signature checked for nothing.
         if recheck { self.spend_control(&mut member.control) } else { Flow::Go }
-    }
-
-    /// A message that is known already came again.
-    fn again(&mut self, link: &mut Link, id: Id, state: IdState) {
-        match state {
-            IdState::Accepted => self.ack(link, id, true),
-            IdState::InTransit(ticket) => {
-                if let Some(entry) = self.messages.get_mut(ticket) {
-                    entry.again.push(link.id);
-                }
-            }
-            IdState::Verifying => {}
-        }
-    }
-
-    fn ack(&mut self, link: &mut Link, id: Id, duplicate: bool) {
-        let ack = Ack { id: id.as_str(), online: true, duplicate, seq: None };
-        self.post.text(link, |out| encode::ack(out, &ack));
     }
 
     fn refuse_message(&mut self, link: &mut Link, refusal: Refusal, about: About<'_>) {
@@ -308,86 +228,103 @@ impl Core {
             self.ids.forget(job.key);
             return self.answer_refused(job, Refusal::SIGNATURE);
         }
-        let recipient = match job.recipient {
-            Recipient::User(recipient) => recipient,
+        match job.recipient {
+            Recipient::User(recipient) => self.send(job, &recipient, frame, effects),
             Recipient::Room(_) => {
                 self.ids.forget(job.key);
-                return self.answer_refused(job, Refusal::NO_ROOM);
+                self.answer_refused(job, Refusal::NO_ROOM);
             }
-        };
-        let home = self.config.home(&recipient);
-        if home == self.config.shard {
-            let outcome = self.deliver(&recipient, frame);
-            self.answer(job.connection, job.id, job.key, outcome);
-            return;
         }
-        if self.congested[usize::from(home.0)] || !self.messages.has_room() {
+    }
+
+    /// Sends a verified message to the recipient's home.
+    fn send(&mut self, job: &Job, recipient: &PublicKey, frame: &[u8], effects: &mut Effects) {
+        let home = self.config.home(recipient);
+        let is_here = home == self.config.shard;
+        if self.journal.is_failed() || (!is_here && self.congested[usize::from(home.0)]) || !self.transit.has_room() {
             self.ids.forget(job.key);
             return self.answer_refused(job, Refusal::OVERLOADED);
         }
-        let entry = InTransit { connection: job.connection, id: job.id, key: job.key, again: Vec::new() };
-        let ticket = self.messages.enter(entry);
-        self.ids.set(job.key, IdState::InTransit(ticket));
         let mut copy = self.post.pool.take();
         copy.extend_from_slice(frame);
-        effects.push(Effect::Send { to: home, envelope: Envelope::Deliver { ticket, recipient, frame: copy } });
-    }
-
-    /// Pushes a verified message to every device of a user of this shard.
-    pub(crate) fn deliver(&mut self, recipient: &PublicKey, frame: &[u8]) -> Outcome {
-        let Some(user) = self.router.find(recipient) else {
-            return if recipient.to_verifying_key().is_ok() { Outcome::Offline } else { Outcome::InvalidRecipient };
+        let may_be_unseen = self.router.get(job.user).is_some_and(|user| self.may_be_unseen(user));
+        let from = From { connection: job.connection, user: job.user, device: job.device };
+        let ticket = self.enter(from, job.id, (job.key, job.tag), Conversation::User(*recipient), frame);
+        let parcel = Parcel {
+            recipient: *recipient,
+            sender: job.sender,
+            id: job.id,
+            id_record: self.id_record(ticket),
+            may_be_unseen,
+            frame: copy,
         };
-        let user = self.router.user_mut(user);
-        if !user.is_online() {
-            return Outcome::Offline;
-        }
-        user.seq += 1;
-        let pushed = &mut self.messages.pushed;
-        pushed.clear();
-        websocket::text_header(frame.len() + spliced_bytes(user.seq), pushed);
-        splice_seq(pushed, frame, user.seq);
-        for &device in user.devices() {
-            match self.slots[device as usize].connection.as_deref_mut() {
-                Some(Connection { link, state: State::Active(_) }) => {
-                    if !self.post.push(link, pushed, &[]) {
-                        self.stats.drop_push(DropReason::TooSlow);
-                    }
-                }
-                _ => self.stats.drop_push(DropReason::Closing),
-            }
-        }
-        self.stats.messages_delivered += 1;
-        Outcome::Online
-    }
-
-    /// The recipient's home has answered.
-    pub(crate) fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
-        let Some(entry) = self.messages.leave(ticket) else { return };
-        self.answer(entry.connection, entry.id, entry.key, outcome);
-        for again in entry.again {
-            self.with_link(again, |core, link| match refusal_of(outcome) {
-                None => core.ack(link, entry.id, true),
-                Some(refusal) => core.refuse(link, refusal, About { id: Some(entry.id.as_str()), ..About::default() }),
-            });
+        if !is_here {
+            effects.push(Effect::Send { to: home, envelope: Envelope::Deliver { ticket, parcel } });
+        } else if let Delivery::Done(outcome) = self.deliver(Waiter { shard: home, ticket }, parcel) {
+            self.outcome(ticket, outcome);
         }
     }
 
-    /// Tells the sender what became of its message.
-    fn answer(&mut self, connection: ConnectionId, id: Id, key: IdKey, outcome: Outcome) {
-        match refusal_of(outcome) {
-            None => {
-                self.ids.set(key, IdState::Accepted);
-                self.stats.messages_acked += 1;
-                self.with_link(connection, |core, link| core.ack(link, id, false));
-            }
-            Some(refusal) => {
-                self.ids.forget(key);
-                self.stats.messages_refused += 1;
-                let about = About { id: Some(id.as_str()), ..About::default() };
-                self.with_link(connection, |core, link| core.refuse(link, refusal, about));
-            }
+    /// Puts a message among those in transit. The caller has asked for room.
+    fn enter(
+        &mut self,
+        from: From,
+        id: MessageId,
+        (key, tag): (IdKey, SignatureTag),
+        with: Conversation,
+        frame: &[u8],
+    ) -> Ticket {
+        let mut own = Vec::new();
+        if self.journal.has_store() {
+            own = self.post.pool.take();
+            own.extend_from_slice(frame);
         }
+        if let Some(user) = self.router.get_mut(from.user) {
+            user.unanswered += 1;
+        }
+        let ticket = self.transit.enter(InTransit {
+            connection: from.connection,
+            sender: from.user,
+            device: from.device,
+            with,
+            id,
+            key,
+            tag,
+            frame: own,
+            copy: None,
+            is_duplicate: false,
+            again: Vec::new(),
+        });
+        self.ids.set(key, IdState::InTransit(ticket));
+        ticket
+    }
+
+    /// A message came again that was accepted before the relay started anew, and of which the sender's
+    /// other devices have no copy yet: they get it now.
+    fn copy_at_last(
+        &mut self,
+        link: &mut Link,
+        member: &Member,
+        message: &Message<'_>,
+        text: &str,
+        key: IdKey,
+        tag: SignatureTag,
+    ) {
+        let id = message_id(message.id);
+        if !self.transit.has_room() {
+            return self.refuse(link, Refusal::OVERLOADED, About { id: Some(id.as_str()), ..About::default() });
+        }
+        let with = match message.target {
+            Target::User(recipient) => Conversation::User(recipient),
+            Target::Room(room) | Target::RoomMember(room, _) => Conversation::Room(room.into()),
+        };
+        let from = From { connection: link.id, user: member.user, device: member.tag };
+        let ticket = self.enter(from, id, (key, tag), with, text.as_bytes());
+        if let Some(entry) = self.transit.get_mut(ticket) {
+            entry.is_duplicate = true;
+        }
+        let outcome = Outcome::Accepted { online: false, id_stored: true, unseen: false };
+        self.settled.push((Waiter { shard: self.config.shard, ticket }, outcome));
     }
 
     fn answer_refused(&mut self, job: &Job, refusal: Refusal) {
@@ -404,24 +341,9 @@ impl Core {
         let about = About { id: Some(job.id.as_str()), room, retry_after_ms };
         self.with_link(job.connection, |core, link| core.refuse(link, refusal, about));
     }
-
-    /// Acts on the link of a connection, if its session still lives.
-    fn with_link(&mut self, id: ConnectionId, act: impl FnOnce(&mut Self, &mut Link)) {
-        let Some(slot) = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation) else {
-            return;
-        };
-        let Some(mut connection) = slot.connection.take() else { return };
-        if matches!(connection.state, State::Active(_)) {
-            act(self, &mut connection.link);
-        }
-        self.slots[id.index as usize].connection = Some(connection);
-    }
 }
 
-fn refusal_of(outcome: Outcome) -> Option<Refusal> {
-    match outcome {
-        Outcome::Online => None,
-        Outcome::Offline => Some(Refusal::OFFLINE),
-        Outcome::InvalidRecipient => Some(Refusal::RECIPIENT),
-    }
+/// An id that the decoder has accepted.
+fn message_id(text: &str) -> MessageId {
+    MessageId::new(text).expect("the decoder has checked it")
 }

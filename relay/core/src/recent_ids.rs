@@ -21,17 +21,18 @@ use siphasher::sip128::{Hasher128, SipHasher13 as SipHasher128};
 
 use crate::envelope::Ticket;
 use crate::event::Nanos;
+use crate::store::IdRecord;
 
 const STRIPES: usize = 64;
 const MEMORY: Nanos = limits::ID_MEMORY_MS * 1_000_000;
 
 /// Sender and id, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IdKey(u128);
+pub(crate) struct IdKey(pub(crate) u128);
 
 /// A signature, hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SignatureTag(u64);
+pub(crate) struct SignatureTag(pub(crate) u64);
 
 /// How far the message with an id has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,8 +41,10 @@ pub(crate) enum IdState {
     Verifying,
     /// On its way to the recipient's shard.
     InTransit(Ticket),
-    /// Acknowledged.
-    Accepted,
+    /// Acknowledged: with this seq of the sender's, if any, and whether the recipient was online.
+    Accepted { seq: Option<u64>, online: bool },
+    /// Accepted before the relay started anew; the sender's other devices do not have it.
+    CopyDue,
 }
 
 #[derive(Debug)]
@@ -91,12 +94,25 @@ impl RecentIds {
     /// What is known of an id: whose signature it came with, and how far it is.
     pub(crate) fn get(&self, key: IdKey, now: Nanos) -> Option<(SignatureTag, IdState)> {
         let known = self.stripes[stripe_of(key)].table.find(key.0 as u64, |known| known.key == key)?;
-        let is_over = known.state == IdState::Accepted && now.saturating_sub(known.at) > MEMORY;
+        let is_accepted = matches!(known.state, IdState::Accepted { .. } | IdState::CopyDue);
+        let is_over = is_accepted && (now + MEMORY).saturating_sub(known.at) > MEMORY;
         (!is_over).then_some((known.tag, known.state))
     }
 
     /// Notes an id that is not known, in state `Verifying`.
     pub(crate) fn note(&mut self, key: IdKey, tag: SignatureTag, now: Nanos) {
+        self.enter(key, tag, IdState::Verifying, now + MEMORY);
+    }
+
+    /// Takes in an id that was accepted `age` ago, oldest first.
+    pub(crate) fn restore(&mut self, record: &IdRecord, state: IdState, age: Nanos, now: Nanos) {
+        if age <= MEMORY {
+            self.enter(IdKey(record.key), SignatureTag(record.tag), state, now + MEMORY - age);
+        }
+    }
+
+    /// Times are kept [`MEMORY`] ahead, so that there are such before the clock's start.
+    fn enter(&mut self, key: IdKey, tag: SignatureTag, state: IdState, now: Nanos) {
         let stripe = &mut self.stripes[stripe_of(key)];
         while stripe.order.len() >= self.stripe_max
             || stripe.order.front().is_some_and(|&(_, at)| now.saturating_sub(at) > MEMORY)
@@ -108,7 +124,7 @@ impl RecentIds {
             }
         }
         remove(stripe, key);
-        let known = Known { key, tag, state: IdState::Verifying, at: now };
+        let known = Known { key, tag, state, at: now };
         stripe.table.insert_unique(key.0 as u64, known, |known| known.key.0 as u64);
         stripe.order.push_back((key, now));
     }
@@ -157,8 +173,9 @@ mod tests {
         let tag = ids.tag(&Signature::from_bytes([5; 64]));
         let key = ids.key(&anna, "id");
         ids.note(key, tag, 10);
-        ids.set(key, IdState::Accepted);
-        assert_eq!(ids.get(key, 10 + MEMORY), Some((tag, IdState::Accepted)));
+        let accepted = IdState::Accepted { seq: Some(7), online: true };
+        ids.set(key, accepted);
+        assert_eq!(ids.get(key, 10 + MEMORY), Some((tag, accepted)));
         assert_eq!(ids.get(key, 11 + MEMORY), None);
         assert_eq!(ids.get(ids.key(&ben, "id"), 10), None);
         ids.forget(key);
@@ -173,7 +190,7 @@ mod tests {
         ids.note(key, tag, 0);
         ids.forget(key);
         ids.note(key, tag, MEMORY);
-        ids.set(key, IdState::Accepted);
+        ids.set(key, IdState::Accepted { seq: None, online: false });
         for n in 0..10_000 {
             let other = ids.key(&PublicKey::from_bytes([2; 32]), &n.to_string());
             ids.note(other, tag, MEMORY + 1);

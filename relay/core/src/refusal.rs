@@ -33,6 +33,8 @@ impl Refusal {
     pub(crate) const CONFLICT: Self =
         Self::new(Reason::IdConflict, "This clientMessageId was used for another message within 10 minutes.");
     pub(crate) const NO_ROOM: Self = Self::new(Reason::NoSuchRoom, "There is no such room.");
+    pub(crate) const INBOX_FULL: Self =
+        Self::new(Reason::InboxFull, "The recipient's inbox has no room for this message.");
     pub(crate) const OVERLOADED: Self =
         Self::new(Reason::Overloaded, "The relay has more to do than it can; send the message again later.");
     pub(crate) const DEVICES: Self = Self::new(Reason::Overloaded, "This key has too many devices connected.");

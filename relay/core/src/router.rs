@@ -1,9 +1,9 @@
-//! The users whose home is this shard: their devices, seqs and rates.
+//! The users whose home is this shard.
 //!
 //! # Invariants
-//! - A user is online exactly while it has a device.
-//! - A user's seq never falls while its epoch stays. A user without devices is forgotten after a
-//!   while; when it comes back its epoch is another one.
+//! - A user is found by its key, and by the keyed hash of it.
+//! - A [`UserId`] outlives its user: [`Router::get`] then gives `None`, whoever has the place now.
+//! - A user is forgotten only while it is offline. A user that is made anew has another epoch.
 
 use std::collections::VecDeque;
 
@@ -11,40 +11,52 @@ use hashbrown::HashTable;
 use protocol::PublicKey;
 
 use crate::config::{Config, nanos};
+use crate::devices::Devices;
 use crate::event::Nanos;
+use crate::inbox::Inbox;
+use crate::journal::Record;
 use crate::rate::Bucket;
+use crate::receipts::{Metas, Waiting};
 
 /// Where a user stands in the router's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UserId(u32);
-
-/// The contract's bound on devices of a key; an option may be lower.
-const DEVICES_MAX: usize = protocol::limits::DEVICES_PER_KEY;
+pub(crate) struct UserId {
+    at: u32,
+    generation: u32,
+}
 
 /// One key of this shard.
 #[derive(Debug)]
 pub(crate) struct User {
     pub(crate) key: PublicKey,
-    /// The last seq assigned.
-    pub(crate) seq: u64,
-    pub(crate) epoch: u64,
+    /// The keyed hash of the key.
+    pub(crate) hash: u64,
+    pub(crate) devices: Devices,
+    pub(crate) inbox: Inbox,
+    /// Of the messages pushed lately: whom to tell when they are confirmed or read.
+    pub(crate) metas: Metas,
+    /// Receipts that wait for it.
+    pub(crate) waiting: Waiting,
+    /// What the store has of it.
+    pub(crate) record: Record,
     pub(crate) messages: Bucket,
     /// Until when this key's signatures are checked alone.
     pub(crate) suspect_until: Nanos,
-    devices: [u32; DEVICES_MAX],
-    device_count: u8,
+    /// It was online once.
+    pub(crate) seen: bool,
+    /// When it was last online, or first heard of.
+    pub(crate) active_ms: i64,
+    /// Its messages that are not answered yet.
+    pub(crate) unanswered: u32,
+    /// Its messages that wait for keys that were never online.
+    pub(crate) unseen: u32,
     left_at: Nanos,
 }
 
-impl User {
-    /// The slots of the connections of this user's devices.
-    pub(crate) fn devices(&self) -> &[u32] {
-        &self.devices[..usize::from(self.device_count)]
-    }
-
-    pub(crate) fn is_online(&self) -> bool {
-        self.device_count > 0
-    }
+#[derive(Debug)]
+struct Place {
+    generation: u32,
+    user: Option<Box<User>>,
 }
 
 /// All users of a shard.
@@ -52,9 +64,9 @@ impl User {
 pub(crate) struct Router {
     config: Config,
     index: HashTable<u32>,
-    users: Vec<Option<User>>,
+    users: Vec<Place>,
     free: Vec<u32>,
-    /// Who left when, oldest first, to be forgotten.
+    /// Who left when, oldest first, to be forgotten: without a store.
     departed: VecDeque<(Nanos, UserId)>,
     epochs_made: u64,
     online: u64,
@@ -73,113 +85,143 @@ impl Router {
         }
     }
 
-    /// The user of a key, online or remembered.
+    /// The user of a key, online or not.
     pub(crate) fn find(&self, key: &PublicKey) -> Option<UserId> {
+        self.find_where(self.config.hash(key), |user| user.key == *key)
+    }
+
+    /// The user whose key has this hash.
+    pub(crate) fn find_hash(&self, hash: u64) -> Option<UserId> {
+        self.find_where(hash, |user| user.hash == hash)
+    }
+
+    fn find_where(&self, hash: u64, is_it: impl Fn(&User) -> bool) -> Option<UserId> {
         let users = &self.users;
-        let is_key = |&at: &u32| users[at as usize].as_ref().is_some_and(|user| user.key == *key);
-        self.index.find(self.config.hash(key), is_key).map(|&at| UserId(at))
+        let at = *self.index.find(hash, |&at| users[at as usize].user.as_deref().is_some_and(&is_it))?;
+        Some(UserId { at, generation: users[at as usize].generation })
     }
 
+    /// The user, if it is not forgotten.
+    pub(crate) fn get(&self, id: UserId) -> Option<&User> {
+        let place = self.users.get(id.at as usize).filter(|place| place.generation == id.generation)?;
+        place.user.as_deref()
+    }
+
+    /// The user, if it is not forgotten.
+    pub(crate) fn get_mut(&mut self, id: UserId) -> Option<&mut User> {
+        let place = self.users.get_mut(id.at as usize).filter(|place| place.generation == id.generation)?;
+        place.user.as_deref_mut()
+    }
+
+    /// The user of a session, or one found in this call.
     pub(crate) fn user(&self, id: UserId) -> &User {
-        self.users[id.0 as usize].as_ref().expect("a user id is used only while the user is remembered")
+        self.get(id).expect("a user with a session is not forgotten")
     }
 
+    /// The user of a session, or one found in this call.
     pub(crate) fn user_mut(&mut self, id: UserId) -> &mut User {
-        self.users[id.0 as usize].as_mut().expect("a user id is used only while the user is remembered")
+        self.get_mut(id).expect("a user with a session is not forgotten")
     }
 
     /// The user of a key, made if there is none.
-    pub(crate) fn find_or_make(&mut self, key: PublicKey) -> UserId {
+    pub(crate) fn find_or_make(&mut self, key: PublicKey, now_ms: i64) -> UserId {
         if let Some(id) = self.find(&key) {
             return id;
         }
-        self.epochs_made += 1;
-        let user = User {
+        let hash = self.config.hash(&key);
+        let user = Box::new(User {
             key,
-            seq: 0,
-            epoch: self.config.epoch(self.epochs_made),
+            hash,
+            devices: Devices::default(),
+            inbox: Inbox::new(self.make_epoch()),
+            metas: Metas::default(),
+            waiting: Waiting::default(),
+            record: Record { is_open: self.config.durability.is_none(), ..Record::default() },
             messages: Bucket::default(),
             suspect_until: 0,
-            devices: [0; DEVICES_MAX],
-            device_count: 0,
+            seen: false,
+            active_ms: now_ms,
+            unanswered: 0,
+            unseen: 0,
             left_at: 0,
-        };
+        });
         let at = self.free.pop().unwrap_or_else(|| {
-            self.users.push(None);
+            self.users.push(Place { generation: 0, user: None });
             u32::try_from(self.users.len() - 1).expect("fewer than 2^32 users")
         });
-        self.users[at as usize] = Some(user);
-        let (config, users) = (&self.config, &self.users);
-        let rehash = |&at: &u32| users[at as usize].as_ref().map_or(0, |user| config.hash(&user.key));
-        self.index.insert_unique(config.hash(&key), at, rehash);
-        UserId(at)
+        let place = &mut self.users[at as usize];
+        place.generation = place.generation.wrapping_add(1);
+        place.user = Some(user);
+        let id = UserId { at, generation: place.generation };
+        let users = &self.users;
+        self.index.insert_unique(hash, at, |&at| users[at as usize].user.as_deref().map_or(0, |user| user.hash));
+        id
     }
 
-    /// Adds a device. Says whether the user was offline before; `None` if it has too many.
-    pub(crate) fn add_device(&mut self, id: UserId, connection: u32) -> Option<bool> {
-        let devices_max = self.config.limits.devices_max.min(DEVICES_MAX);
-        let user = self.user_mut(id);
-        let count = usize::from(user.device_count);
-        if count >= devices_max {
-            return None;
-        }
-        user.devices[count] = connection;
-        user.device_count += 1;
-        self.online += u64::from(count == 0);
-        Some(count == 0)
+    /// An epoch that was never used.
+    pub(crate) fn make_epoch(&mut self) -> u64 {
+        self.epochs_made += 1;
+        self.config.epoch(self.epochs_made)
     }
 
-    /// Puts a newer connection of the same device in the place of `old`.
-    pub(crate) fn replace_device(&mut self, id: UserId, old: u32, new: u32) {
-        let user = self.user_mut(id);
-        let count = usize::from(user.device_count);
-        if let Some(device) = user.devices[..count].iter_mut().find(|device| **device == old) {
-            *device = new;
-        }
+    /// Notes that the user has its first device.
+    pub(crate) fn came(&mut self, id: UserId) {
+        self.online += 1;
+        self.user_mut(id).seen = true;
     }
 
-    /// Takes a device away, if the user still has it. Says whether the user is offline now.
-    pub(crate) fn remove_device(&mut self, id: UserId, connection: u32, now: Nanos) -> bool {
-        let user = self.user_mut(id);
-        let Some(at) = user.devices().iter().position(|&device| device == connection) else {
-            return false;
-        };
-        let last = usize::from(user.device_count) - 1;
-        user.devices[at] = user.devices[last];
-        user.device_count -= 1;
-        if user.device_count > 0 {
-            return false;
-        }
-        user.left_at = now;
+    /// Notes that the user's last device has left.
+    pub(crate) fn left(&mut self, id: UserId, now: Nanos, now_ms: i64) {
         self.online -= 1;
-        self.departed.push_back((now, id));
-        true
+        let user = self.user_mut(id);
+        user.left_at = now;
+        user.active_ms = now_ms;
+        if self.config.durability.is_none() {
+            self.departed.push_back((now, id));
+        }
     }
 
-    /// Forgets users who left long enough ago.
-    pub(crate) fn forget_departed(&mut self, now: Nanos) {
-        let memory = nanos(self.config.memory_after_leave);
-        while let Some(&(at, id)) = self.departed.front() {
-            if now < at + memory {
-                return;
-            }
-            self.departed.pop_front();
-            let is_gone =
-                self.users[id.0 as usize].as_ref().is_some_and(|user| !user.is_online() && user.left_at == at);
-            if is_gone {
-                let key = self.user(id).key;
-                if let Ok(entry) = self.index.find_entry(self.config.hash(&key), |&at| at == id.0) {
-                    entry.remove();
-                }
-                self.users[id.0 as usize] = None;
-                self.free.push(id.0);
+    /// The next user who left long enough ago to be forgotten: without a store.
+    pub(crate) fn pop_departed(&mut self, now: Nanos) -> Option<UserId> {
+        while self.forget_at().is_some_and(|at| at <= now) {
+            let (left_at, id) = self.departed.pop_front()?;
+            if self.get(id).is_some_and(|user| !user.devices.is_online() && user.left_at == left_at) {
+                return Some(id);
             }
         }
+        None
     }
 
     /// When the next user is to be forgotten.
     pub(crate) fn forget_at(&self) -> Option<Nanos> {
         self.departed.front().map(|&(at, _)| at + nanos(self.config.memory_after_leave))
+    }
+
+    /// Forgets a user and gives it.
+    pub(crate) fn forget(&mut self, id: UserId) -> Option<Box<User>> {
+        let place = self.users.get_mut(id.at as usize).filter(|place| place.generation == id.generation)?;
+        let user = place.user.take()?;
+        if let Ok(entry) = self.index.find_entry(user.hash, |&at| at == id.at) {
+            entry.remove();
+        }
+        self.free.push(id.at);
+        Some(user)
+    }
+
+    /// Places in the table, used or not.
+    pub(crate) fn places(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The user in a place of the table.
+    pub(crate) fn at_place(&self, at: usize) -> Option<UserId> {
+        let place = self.users.get(at).filter(|place| place.user.is_some())?;
+        Some(UserId { at: at as u32, generation: place.generation })
+    }
+
+    /// Users known, online or not.
+    pub(crate) fn known(&self) -> u64 {
+        self.index.len() as u64
     }
 
     /// Users with a device.
@@ -193,50 +235,43 @@ mod tests {
     use super::*;
     use crate::event::ShardId;
 
-    #[test]
-    fn a_user_is_online_from_its_first_device_to_its_last() {
-        let mut router = Router::new(Config::new(ShardId(0), 1, 1));
-        let id = router.find_or_make(PublicKey::from_bytes([1; 32]));
-        assert_eq!(router.add_device(id, 10), Some(true));
-        assert_eq!(router.add_device(id, 11), Some(false));
-        router.replace_device(id, 10, 12);
-        assert_eq!(router.user(id).devices(), [12, 11]);
-        assert!(!router.remove_device(id, 10, 5), "the replaced connection is not a device any more");
-        assert!(!router.remove_device(id, 12, 5));
-        assert_eq!(router.online(), 1);
-        assert!(router.remove_device(id, 11, 5));
-        assert_eq!(router.online(), 0);
+    fn router() -> Router {
+        Router::new(Config::new(ShardId(0), 1, 1))
     }
 
     #[test]
-    fn the_ninth_device_is_one_too_many() {
-        let mut router = Router::new(Config::new(ShardId(0), 1, 1));
-        let id = router.find_or_make(PublicKey::from_bytes([1; 32]));
-        let added = (0..9).filter(|&at| router.add_device(id, at).is_some()).count();
-        assert_eq!(added, 8);
-    }
-
-    #[test]
-    fn who_comes_back_in_time_goes_on_and_who_does_not_starts_anew() {
-        let mut router = Router::new(Config::new(ShardId(0), 1, 1));
+    fn a_user_is_found_by_key_and_hash_until_it_is_forgotten() {
+        let mut router = router();
         let key = PublicKey::from_bytes([1; 32]);
+        let id = router.find_or_make(key, 0);
+        let hash = router.user(id).hash;
+        assert_eq!((router.find(&key), router.find_hash(hash)), (Some(id), Some(id)));
+        let epoch = router.user(id).inbox.epoch;
+        router.forget(id).expect("it was there");
+        assert_eq!((router.find(&key), router.find_hash(hash)), (None, None));
+        let again = router.find_or_make(key, 0);
+        assert!(router.get(id).is_none(), "an old id names nobody, though the place is used again");
+        assert_ne!(router.user(again).inbox.epoch, epoch);
+    }
+
+    #[test]
+    fn who_comes_back_in_time_is_not_forgotten() {
+        let mut router = router();
         let memory = nanos(router.config.memory_after_leave);
-        let id = router.find_or_make(key);
-        let epoch = router.user(id).epoch;
-        router.user_mut(id).seq = 7;
-        router.add_device(id, 1);
-        router.remove_device(id, 1, 0);
-        router.add_device(id, 2);
-        router.forget_departed(memory);
-        assert_eq!(router.find(&key), Some(id), "it came back");
-        router.remove_device(id, 2, memory);
+        let id = router.find_or_make(PublicKey::from_bytes([1; 32]), 0);
+        let device = crate::store::DeviceTag(1);
+        let connect = |router: &mut Router| router.user_mut(id).devices.connect("a", device, 1, 0, 8);
+        connect(&mut router).expect("there is room");
+        router.came(id);
+        router.user_mut(id).devices.disconnect(1, 0);
+        router.left(id, 0, 0);
+        connect(&mut router).expect("there is room");
+        router.came(id);
+        assert_eq!(router.pop_departed(memory), None, "it came back");
+        router.user_mut(id).devices.disconnect(1, 0);
+        router.left(id, memory, 0);
         assert_eq!(router.forget_at(), Some(2 * memory));
-        router.forget_departed(2 * memory - 1);
-        assert_eq!(router.user(id).seq, 7);
-        router.forget_departed(2 * memory);
-        assert_eq!(router.find(&key), None);
-        let id = router.find_or_make(key);
-        assert_eq!(router.user(id).seq, 0);
-        assert_ne!(router.user(id).epoch, epoch);
+        assert_eq!(router.pop_departed(2 * memory - 1), None);
+        assert_eq!(router.pop_departed(2 * memory), Some(id));
     }
 }

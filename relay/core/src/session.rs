@@ -206,6 +206,7 @@ impl Core {
                 verifying_key: Box::new(verifying_key),
                 device_id: auth.device_id.into(),
                 lobby: auth.lobby,
+                resume: auth.resume,
                 peer: link.peer,
                 decoder: Decoder::new(Role::Server, self.config.limits.frame_bytes_max),
                 unread: Vec::new(),
@@ -229,28 +230,16 @@ impl Core {
         frames: &mut FrameDecoder,
         effects: &mut Effects,
     ) {
-        let Arrival { public_key: key, verifying_key, device_id, lobby, decoder, mut unread, .. } = arrival;
+        let Arrival { public_key: key, verifying_key, device_id, lobby, resume, decoder, mut unread, .. } = arrival;
         let id = connection.link.id;
-        let user = self.router.find_or_make(key);
-        if let Some(old) = self.device_named(user, &device_id) {
-            self.router.replace_device(user, old, id.index);
-            self.stats.replaced += 1;
-            if let Some(mut older) = self.slots[old as usize].connection.take() {
-                self.begin_close(&mut older, Closure::REPLACED, effects);
-                self.slots[old as usize].connection = Some(older);
-            }
-        } else {
-            match self.router.add_device(user, id.index) {
-                Some(true) => self.lobby.note_own(key, true),
-                Some(false) => {}
-                None => {
-                    self.refuse(&mut connection.link, Refusal::DEVICES, About::default());
-                    self.stats.closed_too_many += 1;
-                    self.begin_close(connection, Closure::TOO_MANY_DEVICES, effects);
-                    return;
-                }
-            }
-        }
+        let tag = self.config.device_tag(&device_id);
+        let Some(joined) = self.join(key, &device_id, tag, id.index, resume, effects) else {
+            self.refuse(&mut connection.link, Refusal::DEVICES, About::default());
+            self.stats.closed_too_many += 1;
+            self.begin_close(connection, Closure::TOO_MANY_DEVICES, effects);
+            return;
+        };
+        let user = joined.user;
         self.stats.logins += 1;
         self.stats.sessions += 1;
         let member = Member {
@@ -258,12 +247,15 @@ impl Core {
             key,
             verifying_key: *verifying_key,
             device_id,
+            tag,
+            is_behind: joined.is_behind,
+            is_loading: false,
             subscription: None,
             control: Bucket::default(),
             malformed_in_a_row: 0,
             pinged_at: self.now.nanos,
         };
-        self.welcome(&mut connection.link, &member);
+        self.welcome(&mut connection.link, &member, joined.recovered);
         let first_check = self.now.nanos + nanos(self.config.heartbeat);
         self.timers.arm(id, &mut connection.link.armed, first_check);
         let mut session = Box::new(Session { decoder, member });
@@ -275,27 +267,16 @@ impl Core {
         self.frames(connection, &mut unread, frames, effects);
     }
 
-    /// The connection's slot of the device with this name, if the user has it.
-    fn device_named(&self, user: crate::router::UserId, device_id: &str) -> Option<u32> {
-        let devices = self.router.user(user).devices();
-        devices.iter().copied().find(|&at| {
-            let connection = self.slots[at as usize].connection.as_deref();
-            connection.is_some_and(|connection| {
-                matches!(&connection.state, State::Active(session) if *session.member.device_id == *device_id)
-            })
-        })
-    }
-
-    fn welcome(&mut self, link: &mut Link, member: &Member) {
+    fn welcome(&mut self, link: &mut Link, member: &Member, recovered: bool) {
         let user = self.router.user(member.user);
         let limits = &self.config.limits;
         let welcome = Welcome {
             public_key: member.key,
             device_id: &member.device_id,
             time: Timestamp::from_unix_ms(self.now.unix_ms),
-            epoch: user.epoch,
-            seq: user.seq,
-            recovered: false,
+            epoch: user.inbox.epoch,
+            seq: user.announced_seq(),
+            recovered,
             heartbeat_ms: u64::try_from(self.config.heartbeat.as_millis()).unwrap_or(u64::MAX),
             limits: WelcomeLimits {
                 frame_bytes: limits.frame_bytes_max as u64,
@@ -374,8 +355,14 @@ impl Core {
                 None => Some(Refusal::NO_LOBBY),
             },
             ClientFrame::Auth(_) => Some(Refusal::SECOND_AUTH),
-            // Without a store nothing is kept for a device, so there is nothing to confirm.
-            ClientFrame::Received(_) | ClientFrame::Read(_) => None,
+            ClientFrame::Received(seq) => {
+                self.confirm(member.user, link.id.index, *seq);
+                None
+            }
+            ClientFrame::Read(seq) => {
+                self.read(member.user, *seq);
+                None
+            }
             ClientFrame::Typing { target: Target::Room(_), .. }
             | ClientFrame::Room { .. }
             | ClientFrame::History { with: Target::Room(_), .. } => Some(Refusal::NO_ROOM),
@@ -440,9 +427,7 @@ impl Core {
         let State::Active(session) = &connection.state else { return };
         let member = &session.member;
         self.stats.sessions -= 1;
-        if self.router.remove_device(member.user, connection.link.id.index, self.now.nanos) {
-            self.lobby.note_own(member.key, false);
-        }
+        self.part(member.user, connection.link.id.index);
         if let Some(subscription) = &member.subscription {
             self.unsubscribe(subscription.place);
         }

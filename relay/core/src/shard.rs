@@ -8,20 +8,26 @@ use protocol::{encode, websocket};
 
 use crate::config::{Config, nanos};
 use crate::connection::{Closing, Connection, Link, Moving, State, Upgrading};
+use crate::deliver::Delivery;
 use crate::effect::{Effect, Effects, ReadMode};
-use crate::envelope::{Arrival, Envelope};
+use crate::envelope::{Arrival, Envelope, Outcome, Ticket, Waiter};
 use crate::event::{ConnectionId, Event, Gone, Nanos, Now, ShardId};
+use crate::inbox::Totals;
+use crate::journal::Journal;
 use crate::lobby::Lobby;
 use crate::messages::Messages;
 use crate::outbox::Outbox;
 use crate::post::Post;
 use crate::rate::Rate;
+use crate::receipts::Receipts;
 use crate::recent_ids::RecentIds;
 use crate::refusal::Closure;
 use crate::router::Router;
 use crate::stats::Stats;
 use crate::store::Restored;
+use crate::sweep::Sweep;
 use crate::timers::{Armed, Timers};
+use crate::transit::Transit;
 
 /// One shard of the relay. See the crate for its interface and invariants.
 #[derive(Debug)]
@@ -55,6 +61,27 @@ pub(crate) struct Core {
     pub(crate) control_rate: Rate,
     /// `None`: unlimited.
     pub(crate) message_rate: Option<Rate>,
+    /// Messages that are not answered yet.
+    pub(crate) transit: Transit,
+    pub(crate) journal: Journal,
+    pub(crate) receipts: Receipts,
+    pub(crate) totals: Totals,
+    pub(crate) sweep: Sweep,
+    /// What became of messages, to be told at the end of the batch; and the spare list for it.
+    pub(crate) settled: Vec<(Waiter, Outcome)>,
+    pub(crate) settling: Vec<(Waiter, Outcome)>,
+    /// Messages whose senders may not be given a seq yet.
+    pub(crate) gated: Vec<(Ticket, Outcome)>,
+    /// Sessions that are behind and had to stop for the sake of others.
+    pub(crate) hungry: Vec<ConnectionId>,
+    /// Slots of sessions that are to be closed.
+    pub(crate) closing: Vec<u32>,
+    /// Messages that wait for keys that were never online.
+    pub(crate) unseen_kept: u64,
+    /// The user whose memory was cut last.
+    pub(crate) evict_at: usize,
+    /// The push that is being made.
+    pub(crate) pushed: Vec<u8>,
     is_draining: bool,
 }
 
@@ -90,6 +117,19 @@ impl Shard {
                 limits.control_frames_per_second.saturating_mul(2),
             ),
             message_rate: (per_second > 0).then(|| Rate::new(per_second, per_second.saturating_mul(2))),
+            transit: Transit::new(limits.in_transit_max),
+            journal: Journal::new(config.durability),
+            receipts: Receipts::default(),
+            totals: Totals::default(),
+            sweep: Sweep::default(),
+            settled: Vec::new(),
+            settling: Vec::new(),
+            gated: Vec::new(),
+            hungry: Vec::new(),
+            closing: Vec::new(),
+            unseen_kept: 0,
+            evict_at: 0,
+            pushed: Vec::new(),
             is_draining: false,
             config,
         };
@@ -113,7 +153,8 @@ impl Shard {
             Event::Disconnected { connection, gone } => core.disconnected(connection, gone, effects),
             Event::FromShard { from, envelope } => core.envelope(from, envelope, effects),
             Event::Congestion { to, full } => core.congested[usize::from(to.0)] = full,
-            Event::Stored { .. } | Event::Loaded { .. } => {}
+            Event::Stored { batch, result } => core.stored(batch, result),
+            Event::Loaded { page } => core.loaded(&page),
             Event::Drain => core.drain(effects),
         }
     }
@@ -121,14 +162,15 @@ impl Shard {
     /// Takes in what the store has of this shard's, before any event. Effects are only envelopes for
     /// other shards.
     pub fn restore(&mut self, restored: Restored, now: Now, effects: &mut Effects) {
-        let _ = (restored, now, effects);
+        self.core.now = now;
+        self.core.restore(restored, effects);
     }
 
     /// Whether a batch is given out or due that is not safe yet. After
     /// [`Event::Drain`] the relay may end once every shard says no, and has no connections.
     #[must_use]
     pub fn has_unstored(&self) -> bool {
-        false
+        self.core.journal.is_busy()
     }
 
     /// Ends a batch: fires timers, checks the signatures that wait and routes what is good, flushes
@@ -138,14 +180,17 @@ impl Shard {
         core.now = now;
         core.fire_timers(effects);
         core.commit_messages(effects);
+        core.settle(effects);
+        core.give_out(effects);
+        core.flush_receipts(effects);
         core.close_overflowed(effects);
         core.flush_lobby(effects);
         core.catch_up();
+        core.pump(effects);
         core.close_overflowed(effects);
         core.flush(effects);
-        core.router.forget_departed(now.nanos);
-        core.stats.ids_evicted = core.ids.evicted();
-        core.stats.users = core.router.online();
+        core.sweep(effects);
+        core.gauge();
     }
 
     /// When [`end_of_batch`](Self::end_of_batch) is to be called at the latest, on the clock of
@@ -153,8 +198,11 @@ impl Shard {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Nanos> {
         let core = &self.core;
-        let lobby = core.lobby.flush_at(core.subscribers.len());
-        [core.timers.next(), core.router.forget_at(), lobby].into_iter().flatten().min()
+        let at_once = (!core.settled.is_empty() || !core.hungry.is_empty()).then_some(core.now.nanos);
+        let timers = [core.timers.next(), core.lobby.flush_at(core.subscribers.len())];
+        let memory = [core.router.forget_at(), core.sweep_at(), core.receipts.due_at()];
+        let store = [core.journal.due_at(), at_once];
+        timers.into_iter().chain(memory).chain(store).flatten().min()
     }
 
     /// Counts so far. Gauges are right after [`end_of_batch`](Self::end_of_batch).
@@ -289,15 +337,19 @@ impl Core {
 
     fn envelope(&mut self, from: ShardId, envelope: Envelope, effects: &mut Effects) {
         match envelope {
-            Envelope::Deliver { ticket, recipient, frame } => {
-                let outcome = self.deliver(&recipient, &frame);
-                effects
-                    .push(Effect::Send { to: from, envelope: Envelope::Delivered { ticket, outcome, buffer: frame } });
+            Envelope::Deliver { ticket, parcel } => {
+                let waiter = Waiter { shard: from, ticket };
+                if let Delivery::Done(outcome) = self.deliver(waiter, parcel) {
+                    let buffer = self.post.pool.take();
+                    effects.push(Effect::Send { to: from, envelope: Envelope::Delivered { ticket, outcome, buffer } });
+                }
             }
             Envelope::Delivered { ticket, outcome, buffer } => {
                 self.post.pool.put(buffer);
                 self.outcome(ticket, outcome);
             }
+            Envelope::Receipt { to, receipts } => self.receipt(&to, receipts),
+            Envelope::Unseen { senders, wait } => self.unseen(&senders, wait),
             Envelope::Lobby { joined, left } => {
                 joined.into_iter().for_each(|key| self.lobby.note_other(key, true));
                 left.into_iter().for_each(|key| self.lobby.note_other(key, false));
@@ -308,6 +360,7 @@ impl Core {
     /// Says goodbye to everybody. Clients come back spread over [`RECONNECT_SPREAD_MS`].
     fn drain(&mut self, effects: &mut Effects) {
         self.is_draining = true;
+        self.journal.drain();
         for at in 0..self.slots.len() {
             let Some(mut connection) = self.slots[at].connection.take() else { continue };
             match &connection.state {
@@ -356,6 +409,16 @@ impl Core {
         self.leave(&mut connection);
         self.stats.connections -= 1;
         effects.push(Effect::Close { connection: connection.link.id });
+    }
+
+    fn gauge(&mut self) {
+        let stats = &mut self.stats;
+        stats.ids_evicted = self.ids.evicted();
+        stats.users = self.router.online();
+        stats.users_known = self.router.known();
+        stats.inbox_entries = self.totals.kept;
+        stats.inbox_bytes = self.totals.kept_bytes;
+        stats.tail_bytes = self.totals.tail_bytes;
     }
 
     fn fire_timers(&mut self, effects: &mut Effects) {

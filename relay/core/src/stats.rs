@@ -37,6 +37,8 @@ pub enum Reason {
     IdConflict,
     /// `no_such_room`
     NoSuchRoom,
+    /// `inbox_full`
+    InboxFull,
     /// `overloaded`
     Overloaded,
 }
@@ -59,6 +61,7 @@ impl Reason {
         Self::Offline,
         Self::IdConflict,
         Self::NoSuchRoom,
+        Self::InboxFull,
         Self::Overloaded,
     ];
 
@@ -78,6 +81,7 @@ impl Reason {
             Self::Offline => "offline",
             Self::IdConflict => "id_conflict",
             Self::NoSuchRoom => "no_such_room",
+            Self::InboxFull => "inbox_full",
             Self::Overloaded => "overloaded",
         }
     }
@@ -138,6 +142,48 @@ pub struct Stats {
     pub lobby_merged: u64,
     /// Message ids forgotten before their time because too many were remembered.
     pub ids_evicted: u64,
+    /// Users known (gauge), online or not, whose home is here.
+    pub users_known: u64,
+    /// Messages that wait in inboxes (gauge).
+    pub inbox_entries: u64,
+    /// Bytes of their frames (gauge).
+    pub inbox_bytes: u64,
+    /// Bytes of frames in memory (gauge): not stored yet or, without a store, there for resume.
+    pub tail_bytes: u64,
+    /// Without a store: messages forgotten before their number, for want of memory.
+    pub memory_evicted: u64,
+    /// Messages refused because the recipient's inbox was full.
+    pub inbox_full: u64,
+    /// Copies for the sender's other devices that its own inbox had no room for; those resume.
+    pub copies_dropped: u64,
+    /// Batches given out to be stored.
+    pub batches_given_out: u64,
+    /// Messages in them.
+    pub entries_given_out: u64,
+    /// Of these, stored.
+    pub entries_stored: u64,
+    /// Messages that every device had confirmed before their batch was given out.
+    pub entries_never_stored: u64,
+    /// Batches that the store had no room for.
+    pub store_full: u64,
+    /// 1 from the moment that the store has failed (gauge): nothing is accepted any more.
+    pub store_failed: u64,
+    /// Pages asked of the store.
+    pub loads: u64,
+    /// Pages that it could not read.
+    pub loads_failed: u64,
+    /// Messages read back.
+    pub entries_loaded: u64,
+    /// Messages that should have been read back and were not there. Not 0 is a fault of the store's.
+    pub entries_missing: u64,
+    /// Messages that waited for longer than their time to live.
+    pub expired: u64,
+    /// Users forgotten because they did not come for as long.
+    pub users_forgotten: u64,
+    /// Sessions that went on where they were.
+    pub recovered: u64,
+    /// Receipt frames sent.
+    pub receipts_sent: u64,
     /// Application bytes received.
     pub bytes_in: u64,
     /// Application bytes given to the network.

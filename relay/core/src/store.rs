@@ -23,11 +23,14 @@
 //! [`Event::Stored`]: crate::Event::Stored
 //! [`Event::Loaded`]: crate::Event::Loaded
 
+pub mod model;
+
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use protocol::keys::is_id;
+pub use protocol::server_frame::ReceiptStatus;
 use protocol::{PublicKey, limits};
 
 use crate::event::ConnectionId;
@@ -113,7 +116,8 @@ pub struct Batch {
     pub removals: Vec<Removal>,
     /// Users as they are now, in place of any record before.
     pub users: Vec<UserRecord>,
-    /// Users to forget with everything of theirs.
+    /// Users to forget with everything of theirs; applied before all else, for the same key may be in
+    /// `users` again.
     pub forgotten_users: Vec<PublicKey>,
     /// Rooms as they are now, in place of any record before.
     pub rooms: Vec<RoomRecord>,
@@ -220,15 +224,6 @@ pub struct DeviceRecord {
     pub cursor: u64,
     /// When it was last online, milliseconds since the Unix epoch.
     pub active_ms: i64,
-}
-
-/// What a receipt tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ReceiptStatus {
-    /// A device of the recipient has it.
-    Delivered,
-    /// It was read.
-    Read,
 }
 
 /// Receipts of one kind from one user.

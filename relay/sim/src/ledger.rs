@@ -291,6 +291,23 @@ impl Ledger {
         self.check_id(record)
     }
 
+    /// Checks a receipt: each id is of a message of this user to that recipient.
+    pub(crate) fn receipt<'a>(
+        &self,
+        user: usize,
+        mut ids: impl Iterator<Item = &'a str>,
+        recipient: &PublicKey,
+    ) -> Checked {
+        let is_theirs = |record: &usize| self.records[*record].recipient == *recipient;
+        let stray = ids.find(|&id| {
+            let used = self.ids.get(&(user, id.into()));
+            !used.is_some_and(|used| used.records.iter().any(|record| is_theirs(record)))
+        });
+        ensure(stray.is_none(), Invariant::AnswerSurplus, || {
+            format!("a receipt of {recipient:?} for {stray:?}, which user {user} did not send there")
+        })
+    }
+
     /// Messages from one connection to another arrive in the order of sending. One that was sent on
     /// several connections has no place in the order.
     fn check_order(&mut self, record: usize, receiver: LinkId) -> Checked {

@@ -100,6 +100,9 @@ pub(crate) enum Fate {
     Lost,
 }
 
+/// What a relay without a store says of a message that was pushed.
+const ACCEPTED: Outcome = Outcome::Accepted { online: true, id_stored: false, unseen: false };
+
 /// Applies a planted fault to an envelope. `someone` is a user, whom it may go to instead.
 pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -> Fate {
     match (&mut envelope, plant) {
@@ -107,19 +110,19 @@ pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -
             return Fate::Lost;
         }
         (Envelope::Deliver { .. }, Plant::SwapDelivers) => return Fate::Overtake(envelope),
-        (Envelope::Deliver { ticket, recipient, frame }, Plant::RepeatDeliver) => {
-            let again = Envelope::Deliver { ticket: *ticket, recipient: *recipient, frame: frame.clone() };
+        (Envelope::Deliver { ticket, parcel }, Plant::RepeatDeliver) => {
+            let again = Envelope::Deliver { ticket: *ticket, parcel: parcel.clone() };
             return Fate::Twice(envelope, again);
         }
-        (Envelope::Deliver { ticket, frame, .. }, Plant::AckAndForget) => {
-            let (outcome, buffer) = (Outcome::Online, std::mem::take(frame));
+        (Envelope::Deliver { ticket, parcel }, Plant::AckAndForget) => {
+            let (outcome, buffer) = (ACCEPTED, std::mem::take(&mut parcel.frame));
             return Fate::Answer(Envelope::Delivered { ticket: *ticket, outcome, buffer });
         }
-        (Envelope::Deliver { frame, .. }, Plant::AlterDeliver) => alter_text(frame),
-        (Envelope::Deliver { recipient, .. }, Plant::MisdirectDeliver) => {
-            *recipient = someone;
+        (Envelope::Deliver { parcel, .. }, Plant::AlterDeliver) => alter_text(&mut parcel.frame),
+        (Envelope::Deliver { parcel, .. }, Plant::MisdirectDeliver) => {
+            parcel.recipient = someone;
         }
-        (Envelope::Delivered { outcome, .. }, Plant::InventOnline) => *outcome = Outcome::Online,
+        (Envelope::Delivered { outcome, .. }, Plant::InventOnline) => *outcome = ACCEPTED,
         (Envelope::Delivered { outcome, .. }, Plant::InventOffline) => *outcome = Outcome::Offline,
         (Envelope::Lobby { left, .. }, Plant::HideLeft) => left.clear(),
         _ => {}

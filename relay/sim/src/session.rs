@@ -107,6 +107,8 @@ pub(crate) struct Session {
     pub(crate) lobby: LobbyView,
     pub(crate) epoch: u64,
     seq: u64,
+    /// No message was pushed yet.
+    is_first: bool,
     /// When the client knew that it was logged in.
     pub(crate) welcomed_at: Option<Nanos>,
     /// When the client sent its `auth`.
@@ -177,6 +179,7 @@ impl Session {
             lobby: LobbyView::default(),
             epoch: 0,
             seq: 0,
+            is_first: true,
             welcomed_at: None,
             auth_sent: None,
             auth_frame: Vec::new(),
@@ -221,9 +224,9 @@ impl Session {
         }
     }
 
-    /// The highest seq that the client has.
+    /// The highest seq that the client was given on this connection; 0 if none.
     pub(crate) fn seq(&self) -> u64 {
-        self.seq
+        if self.is_first { 0 } else { self.seq }
     }
 
     /// Reads bytes from the relay.
@@ -356,10 +359,12 @@ impl Session {
                         format!("no spliced seq in {}", printable(text.as_bytes())),
                     );
                 };
-                ensure(seq == pushed.seq && seq == self.seq + 1, Invariant::SeqGapless, || {
+                // What waited for the device comes first, from wherever it begins.
+                let follows = if self.is_first { seq <= self.seq + 1 } else { seq == self.seq + 1 };
+                ensure(seq == pushed.seq && follows, Invariant::SeqGapless, || {
                     format!("connection {}: seq {seq} after {}", self.id, self.seq)
                 })?;
-                self.seq = seq;
+                (self.seq, self.is_first) = (seq, false);
                 let bytes = [head, tail].concat();
                 let (session, key, epoch) = (self.id, self.key, self.epoch);
                 context.ledger.arrive(&Arrival { session, key, epoch, seq, bytes: &bytes })
@@ -381,11 +386,12 @@ impl Session {
                 self.restarting = true;
                 Ok(())
             }
-            ServerFrame::Receipt(_)
-            | ServerFrame::Typing(_)
-            | ServerFrame::Room(_)
-            | ServerFrame::RoomUpdate(_)
-            | ServerFrame::History(_) => {
+            ServerFrame::Receipt(receipt) => {
+                context.seen.note("receipt", receipt.status.name());
+                let ids = receipt.ids.iter().map(AsRef::as_ref);
+                context.ledger.receipt(self.user, ids, &receipt.recipient)
+            }
+            ServerFrame::Typing(_) | ServerFrame::Room(_) | ServerFrame::RoomUpdate(_) | ServerFrame::History(_) => {
                 violated(Invariant::FrameForm, format!("nobody asked for {}", printable(text.as_bytes())))
             }
             ServerFrame::Unknown(kind) => violated(Invariant::FrameForm, format!("a frame of type {kind:?}")),

@@ -138,22 +138,40 @@ impl Trace {
 
     fn envelope(&mut self, envelope: &Envelope) {
         match envelope {
-            Envelope::Deliver { ticket, recipient, frame } => {
+            Envelope::Deliver { ticket, parcel } => {
                 self.hasher.write(&[0]);
                 self.number(u64::from(ticket.slot));
                 self.number(u64::from(ticket.generation));
-                self.hasher.write(recipient.as_bytes());
-                self.bytes(frame);
+                self.hasher.write(parcel.recipient.as_bytes());
+                self.hasher.write(parcel.sender.as_bytes());
+                self.bytes(parcel.id.as_str().as_bytes());
+                self.bytes(&parcel.frame);
             }
             Envelope::Delivered { ticket, outcome, .. } => {
                 self.hasher.write(&[1]);
                 self.number(u64::from(ticket.slot));
                 self.number(u64::from(ticket.generation));
-                self.hasher.write(&[match outcome {
-                    Outcome::Online => 0,
-                    Outcome::Offline => 1,
-                    Outcome::InvalidRecipient => 2,
-                }]);
+                self.hasher.write(&match *outcome {
+                    Outcome::Offline => [0; 4],
+                    Outcome::InvalidRecipient => [1, 0, 0, 0],
+                    Outcome::InboxFull => [2, 0, 0, 0],
+                    Outcome::Overloaded => [3, 0, 0, 0],
+                    Outcome::Accepted { online, id_stored, unseen } => {
+                        [4, u8::from(online), u8::from(id_stored), u8::from(unseen)]
+                    }
+                });
+            }
+            Envelope::Receipt { to, receipts } => {
+                self.hasher.write(&[3]);
+                self.hasher.write(to.as_bytes());
+                self.bytes(format!("{receipts:?}").as_bytes());
+            }
+            Envelope::Unseen { senders, wait } => {
+                self.hasher.write(&[4, u8::from(*wait)]);
+                for &(sender, count) in senders {
+                    self.number(sender);
+                    self.number(u64::from(count));
+                }
             }
             Envelope::Lobby { joined, left } => {
                 self.hasher.write(&[2]);
@@ -249,12 +267,15 @@ fn describe_effect(effect: &Effect) -> String {
 
 fn describe_envelope(envelope: &Envelope) -> String {
     match envelope {
-        Envelope::Deliver { ticket, recipient, frame } => {
-            format!("deliver {}.{} to {recipient:?}, {} bytes", ticket.slot, ticket.generation, frame.len())
+        Envelope::Deliver { ticket, parcel } => {
+            let (recipient, bytes) = (parcel.recipient, parcel.frame.len());
+            format!("deliver {}.{} to {recipient:?}, {bytes} bytes", ticket.slot, ticket.generation)
         }
         Envelope::Delivered { ticket, outcome, .. } => {
             format!("delivered {}.{} {outcome:?}", ticket.slot, ticket.generation)
         }
+        Envelope::Receipt { to, receipts } => format!("receipts for {to:?}: {receipts:?}"),
+        Envelope::Unseen { senders, wait } => format!("unseen mail of {senders:?} waits: {wait}"),
         Envelope::Lobby { joined, left } => format!("lobby joined {joined:?} left {left:?}"),
     }
 }

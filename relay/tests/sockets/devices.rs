@@ -50,11 +50,16 @@ fn the_newest_connection_of_a_device_wins(engine: Engine) {
     for user in User::several(8) {
         let mut beside = Client::login_as(&relay, &user, "tablet");
         let mut device = Client::login(&relay, &user);
+        let mut unconfirmed = Vec::new();
         for seq in 1..=4 {
             let mut newer = Client::login(&relay, &user);
             device.expect_close(4409);
+            for (earlier, frame) in (1..).zip(&unconfirmed) {
+                assert_eq!(newer.expect_push(), (earlier, String::clone(frame)), "the device never confirmed it");
+            }
             let draft = sender.draft(&user, "to the newest");
             from.say(&draft);
+            unconfirmed.push(draft.frame());
             assert_eq!(newer.expect_push(), (seq, draft.frame()));
             assert_eq!(beside.expect_push(), (seq, draft.frame()));
             device = newer;

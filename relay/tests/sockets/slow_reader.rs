@@ -15,9 +15,9 @@ const MESSAGES_MAX: usize = 10_000;
 fn who_stops_reading_is_dropped_and_nobody_waits(engine: Engine) {
     let relay = Relay::with(engine, &["--rate-limit", "0"]);
     let mut watcher = Watcher::login(&relay, &User::numbered(100));
-    let [flooder, other, peer] = [101, 102, 103].map(User::numbered);
     // At home on either shard.
-    for slow in User::several(3) {
+    for (round, slow) in User::several(3).into_iter().enumerate() {
+        let [flooder, other, peer] = [101, 102, 103].map(|number| User::numbered(number + 10 * round));
         let (mut stopped, _) = Client::open_narrow(&relay).with_session(&slow, "phone", "none");
         watcher.wait_joined(&slow);
         let (mut from, mut to) = (Client::login(&relay, &other), Client::login(&relay, &peer));

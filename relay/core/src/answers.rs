@@ -1,0 +1,210 @@
+//! Answers to the senders of messages, and their own copies.
+//!
+//! # Flow
+//! The recipient's home has settled a message ([`Outcome`]) → `settle`, at the end of the batch → with a
+//! store, the message takes a seq in its sender's inbox too: if other devices of the sender are known they
+//! get it under that seq, and it has to be safe in turn → ack or error, to the connection and to all
+//! that sent the message again meanwhile.
+//!
+//! # Invariants
+//! - A message leaves the transit once, with one answer to each of its connections that live.
+//! - With a store, an ack carries a seq that the store knows to be given away.
+
+use protocol::encode;
+use protocol::server_frame::Ack;
+
+use crate::connection::{Link, State};
+use crate::deliver::Item;
+use crate::effect::{Effect, Effects};
+use crate::envelope::{Envelope, Outcome, Ticket, Waiter};
+use crate::event::ConnectionId;
+use crate::inbox::Body;
+use crate::journal::Need;
+use crate::recent_ids::IdState;
+use crate::refusal::Refusal;
+use crate::session::About;
+use crate::shard::Core;
+use crate::store::{Conversation, IdRecord, MessageId};
+use crate::transit::{InTransit, OwnCopy};
+
+/// When to try again after `overloaded`.
+pub(crate) const OVERLOADED_RETRY_MS: u64 = 1000;
+
+impl Core {
+    /// Tells those who wait what became of their messages.
+    pub(crate) fn settle(&mut self, effects: &mut Effects) {
+        while !self.settled.is_empty() {
+            let mut settled = std::mem::replace(&mut self.settled, std::mem::take(&mut self.settling));
+            for (Waiter { shard, ticket }, outcome) in settled.drain(..) {
+                if shard == self.config.shard {
+                    self.outcome(ticket, outcome);
+                } else {
+                    let buffer = self.post.pool.take();
+                    effects.push(Effect::Send { to: shard, envelope: Envelope::Delivered { ticket, outcome, buffer } });
+                }
+            }
+            self.settling = settled;
+        }
+    }
+
+    /// What became of a message.
+    pub(crate) fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
+        let refusal = match outcome {
+            Outcome::Accepted { online, id_stored, unseen } => {
+                return self.taken_over(ticket, online, id_stored, unseen);
+            }
+            Outcome::Offline => Refusal::OFFLINE,
+            Outcome::InvalidRecipient => Refusal::RECIPIENT,
+            Outcome::InboxFull => Refusal::INBOX_FULL,
+            Outcome::Overloaded => Refusal::OVERLOADED,
+        };
+        let Some(entry) = self.leave_transit(ticket) else { return };
+        self.ids.forget(entry.key);
+        self.stats.messages_refused += 1;
+        let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
+        let about = About { id: Some(entry.id.as_str()), retry_after_ms, ..About::default() };
+        for connection in std::iter::once(entry.connection).chain(entry.again.iter().copied()) {
+            self.with_link(connection, |core, link| core.refuse(link, refusal, about));
+        }
+    }
+
+    /// The recipient's home answers for a message, or this shard for the sender's own copy of it.
+    fn taken_over(&mut self, ticket: Ticket, online: bool, id_stored: bool, unseen: bool) {
+        let Some(entry) = self.transit.get_mut(ticket) else { return };
+        if let Some(copy) = entry.copy {
+            return self.acknowledge(ticket, Some(copy.seq), copy.online, id_stored);
+        }
+        if !self.journal.has_store() {
+            return self.acknowledge(ticket, None, online, true);
+        }
+        let with = entry.with.clone();
+        let (sender, device) = (entry.sender, entry.device);
+        let Some(user) = self.router.get_mut(sender) else {
+            return self.acknowledge(ticket, None, online, id_stored);
+        };
+        user.unseen += u32::from(unseen);
+        if with == Conversation::User(user.key) {
+            // To itself: it is in this inbox already.
+            return self.acknowledge(ticket, None, online, id_stored);
+        }
+        if user.devices.is_online() && !user.record.is_open {
+            self.gated.push((ticket, Outcome::Accepted { online, id_stored, unseen: false }));
+            self.journal.note_user(sender, &mut user.record, Need::Soon, self.now.nanos);
+            if user.record.opening == 0 {
+                self.journal.urge(self.now.nanos);
+            }
+            return;
+        }
+        if !user.devices.has_other(device) {
+            user.inbox.seq += 1;
+            let seq = user.inbox.seq;
+            if let Some(device) =
+                user.devices.all_mut().iter_mut().find(|known| known.tag == device && known.next == seq)
+            {
+                device.next = seq + 1;
+            }
+            self.reach(sender, Some(device));
+            return self.acknowledge(ticket, Some(seq), online, id_stored);
+        }
+        self.copy(ticket, online);
+    }
+
+    /// Puts a message into the inbox of its own sender, for the sender's other devices.
+    fn copy(&mut self, ticket: Ticket, online: bool) {
+        let id_record = self.id_record(ticket);
+        let Some(entry) = self.transit.get_mut(ticket) else { return };
+        let InTransit { sender, device, id, .. } = *entry;
+        let (with, frame) = (entry.with.clone(), std::mem::take(&mut entry.frame));
+        let Some(user) = self.router.get(sender) else { return self.acknowledge(ticket, None, online, false) };
+        let (key, sender_hash) = (user.key, user.hash);
+        // Its own inbox is bounded in all, but not as one of its senders.
+        let keep = self.journal.has_room() && self.has_room_in(sender, 0, frame.len());
+        let item = Item {
+            sender: key,
+            sender_hash,
+            with,
+            id,
+            origin: Some(device),
+            body: Body::Own(frame),
+            history: false,
+            waiter: Some(Waiter { shard: self.config.shard, ticket }),
+            id_record: Some(IdRecord { copy_due: false, ..id_record }),
+        };
+        let seq = self.accept(sender, item, keep);
+        if let Some(entry) = self.transit.get_mut(ticket) {
+            entry.copy = Some(OwnCopy { seq, online });
+        }
+        if !keep {
+            self.stats.copies_dropped += 1;
+            self.acknowledge(ticket, Some(seq), online, false);
+        }
+    }
+
+    /// Acknowledges a message.
+    fn acknowledge(&mut self, ticket: Ticket, seq: Option<u64>, online: bool, id_stored: bool) {
+        let id_record = self.id_record(ticket);
+        let Some(entry) = self.leave_transit(ticket) else { return };
+        self.ids.set(entry.key, IdState::Accepted { seq, online });
+        if !id_stored || id_record.copy_due {
+            self.journal.note_id(IdRecord { copy_due: false, ..id_record }, self.now.nanos);
+        }
+        self.stats.messages_acked += u64::from(!entry.is_duplicate);
+        let first = std::iter::once((entry.connection, entry.is_duplicate));
+        for (connection, duplicate) in first.chain(entry.again.iter().map(|&again| (again, true))) {
+            self.with_link(connection, |core, link| core.ack(link, &entry.id, seq, online, duplicate));
+        }
+    }
+
+    fn leave_transit(&mut self, ticket: Ticket) -> Option<InTransit> {
+        let mut entry = self.transit.leave(ticket)?;
+        self.post.pool.put(std::mem::take(&mut entry.frame));
+        if let Some(user) = self.router.get_mut(entry.sender) {
+            user.unanswered = user.unanswered.saturating_sub(1);
+        }
+        Some(entry)
+    }
+
+    /// What is stored of the id of a message in transit.
+    pub(crate) fn id_record(&mut self, ticket: Ticket) -> IdRecord {
+        let at_ms = self.now.unix_ms;
+        let Some(entry) = self.transit.get_mut(ticket) else {
+            return IdRecord { key: 0, tag: 0, sender_hash: 0, copy_due: false, at_ms };
+        };
+        let user = self.router.get(entry.sender);
+        let copy_due = entry.copy.is_none()
+            && user
+                .is_some_and(|user| user.devices.has_other(entry.device) && entry.with != Conversation::User(user.key));
+        let sender_hash = user.map_or(0, |user| user.hash);
+        IdRecord { key: entry.key.0, tag: entry.tag.0, sender_hash, copy_due, at_ms }
+    }
+
+    /// A message that is known already came again.
+    pub(crate) fn again(&mut self, link: &mut Link, id: MessageId, state: IdState) {
+        match state {
+            IdState::Accepted { seq, online } => self.ack(link, &id, seq, online, true),
+            IdState::InTransit(ticket) => {
+                if let Some(entry) = self.transit.get_mut(ticket) {
+                    entry.again.push(link.id);
+                }
+            }
+            IdState::Verifying | IdState::CopyDue => {}
+        }
+    }
+
+    fn ack(&mut self, link: &mut Link, id: &MessageId, seq: Option<u64>, online: bool, duplicate: bool) {
+        let ack = Ack { id: id.as_str(), online, duplicate, seq };
+        self.post.text(link, |out| encode::ack(out, &ack));
+    }
+
+    /// Acts on the link of a connection, if its session still lives.
+    pub(crate) fn with_link(&mut self, id: ConnectionId, act: impl FnOnce(&mut Self, &mut Link)) {
+        let Some(slot) = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation) else {
+            return;
+        };
+        let Some(mut connection) = slot.connection.take() else { return };
+        if matches!(connection.state, State::Active(_)) {
+            act(self, &mut connection.link);
+        }
+        self.slots[id.index as usize].connection = Some(connection);
+    }
+}
