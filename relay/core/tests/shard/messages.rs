@@ -1,10 +1,8 @@
 //! Messages through shards in memory.
 
-mod kit;
-
 use std::time::Duration;
 
-use kit::{SECOND, World};
+use crate::kit::{SECOND, World};
 use protocol::PublicKey;
 use relay_core::Gone;
 

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 
 use ed25519_dalek::{Signer, SigningKey};
-use protocol::frame::{LobbyMode, Message, Target};
+use protocol::frame::{LobbyMode, Message, Resume, Target};
 use protocol::server_frame::{ServerFrame, ServerFrameDecoder};
 use protocol::websocket::{Decoder, Incoming, Opcode, Role, push_masked};
 use protocol::{PublicKey, Signature, Timestamp, encode, opening, signed_bytes, upgrade};
-use relay_core::{Config, ConnectionId, Effect, Effects, Event, Gone, Now, Shard, ShardId};
+use relay_core::store::model::ModelStore;
+use relay_core::{
+    Batch, Config, ConnectionId, Durability, Effect, Effects, Event, Gone, Now, PageRequest, Shard, ShardId, StoreFault,
+};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 pub(crate) const MILLISECOND: u64 = 1_000_000;
@@ -30,6 +33,8 @@ pub(crate) struct Peer {
     /// The relay has closed the socket.
     pub(crate) gone: bool,
     pub(crate) shut: bool,
+    /// What the next login asks for.
+    pub(crate) resume: Option<Resume>,
     /// Writes are left in flight.
     pub(crate) stalled: bool,
     unwritten: VecDeque<Vec<u8>>,
@@ -42,6 +47,23 @@ pub(crate) struct World {
     pub(crate) peers: Vec<Peer>,
     owners: BTreeMap<(usize, ConnectionId), usize>,
     next_index: u32,
+    configs: Vec<Config>,
+    /// What is stored.
+    pub(crate) disk: ModelStore,
+    /// What the store was asked for by each shard and has not done.
+    asked: Vec<VecDeque<Asked>>,
+    /// The store does nothing for now.
+    pub(crate) store_waits: bool,
+    /// What the store answers to batches instead of taking them.
+    pub(crate) fault: Option<StoreFault>,
+    /// Batches stored, and entries in them.
+    pub(crate) stored: (usize, usize),
+}
+
+/// Something asked of the store.
+enum Asked {
+    Store(Box<Batch>),
+    Load(Box<PageRequest>),
 }
 
 impl World {
@@ -49,15 +71,93 @@ impl World {
         let make = |shard| {
             let mut config = Config::new(ShardId(shard), shards, 42);
             change(&mut config);
-            Shard::new(config)
+            config
         };
+        let configs: Vec<Config> = (0..shards).map(make).collect();
         Self {
-            shards: (0..shards).map(make).collect(),
+            shards: configs.iter().cloned().map(Shard::new).collect(),
+            configs,
+            disk: ModelStore::default(),
+            asked: (0..shards).map(|_| VecDeque::new()).collect(),
+            store_waits: false,
+            fault: None,
+            stored: (0, 0),
             now: Now { nanos: 1000 * SECOND, unix_ms: 1_795_264_496_789 },
             peers: Vec::new(),
             owners: BTreeMap::new(),
             next_index: 0,
         }
+    }
+
+    /// Shards that group commits, on an empty store.
+    pub(crate) fn with_store(shards: u16, change: impl Fn(&mut Config)) -> Self {
+        Self::new(shards, |config| {
+            config.durability = Some(Durability::Group);
+            change(config);
+        })
+    }
+
+    /// The relay dies and starts anew, with as many shards as said, on what is stored. What was given
+    /// out and not stored is lost, and so are all connections.
+    pub(crate) fn crash(&mut self, shards: u16) {
+        self.owners.clear();
+        self.peers.iter_mut().for_each(|peer| peer.gone = true);
+        self.asked = (0..shards).map(|_| VecDeque::new()).collect();
+        let first = self.configs[0].clone();
+        let config = |shard| Config { shard: ShardId(shard), shards, boot: first.boot + 1, ..first.clone() };
+        self.configs = (0..shards).map(config).collect();
+        self.shards = self.configs.iter().cloned().map(Shard::new).collect();
+        for shard in 0..self.shards.len() {
+            let mut effects = Effects::new();
+            let restored = self.disk.restored(&self.configs[shard]);
+            self.shards[shard].restore(restored, self.now, &mut effects);
+            self.carry_out(shard, &mut effects);
+        }
+        self.settle();
+    }
+
+    /// Says goodbye to everybody, waits until all is stored, and starts anew.
+    pub(crate) fn restart(&mut self, shards: u16) {
+        for shard in 0..self.shards.len() {
+            self.event(shard, Event::Drain);
+        }
+        for peer in 0..self.peers.len() {
+            if !self.peers[peer].gone {
+                self.disconnect(peer, Gone::Broken);
+            }
+        }
+        self.settle();
+        assert!(self.shards.iter().all(|shard| !shard.has_unstored()));
+        self.crash(shards);
+    }
+
+    /// Lets the store answer what it was asked.
+    fn store(&mut self) {
+        for shard in 0..self.asked.len() {
+            while !self.store_waits
+                && let Some(asked) = self.asked[shard].pop_front()
+            {
+                match asked {
+                    Asked::Store(batch) => {
+                        let result = self.fault.map_or(Ok(()), Err);
+                        if result.is_ok() {
+                            self.disk.apply(&batch);
+                            self.stored = (self.stored.0 + 1, self.stored.1 + batch.entries.len());
+                        }
+                        self.event(shard, Event::Stored { batch, result });
+                    }
+                    Asked::Load(request) => {
+                        let page = Box::new(self.disk.page(*request));
+                        self.event(shard, Event::Loaded { page });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for as long as messages, receipts and ids are gathered.
+    pub(crate) fn commit(&mut self) {
+        self.run(150 * MILLISECOND, MILLISECOND);
     }
 
     pub(crate) fn advance(&mut self, nanos: u64) {
@@ -91,6 +191,7 @@ impl World {
             closed_with: None,
             gone: false,
             shut: false,
+            resume: None,
             stalled: false,
             unwritten: VecDeque::new(),
         });
@@ -113,6 +214,50 @@ impl World {
         peer
     }
 
+    /// Connects and authenticates, and goes on behind a seq.
+    pub(crate) fn log_in_from(&mut self, shard: usize, seed: u8, device: &'static str, resume: Resume) -> usize {
+        let peer = self.connect(shard, seed, device);
+        self.peers[peer].resume = Some(resume);
+        let auth = self.auth(peer, LobbyMode::All);
+        self.text(peer, &auth);
+        self.settle();
+        peer
+    }
+
+    /// Sends a message and lets the batch end.
+    pub(crate) fn send(&mut self, from: usize, to: &PublicKey, id: &str, text: &str) {
+        let message = self.message(from, to, id, text);
+        self.text(from, &message);
+        self.settle();
+    }
+
+    /// Confirms everything up to a seq.
+    pub(crate) fn confirm(&mut self, peer: usize, seq: u64) {
+        self.text(peer, &format!("{{\"type\":\"received\",\"seq\":{seq}}}"));
+        self.settle();
+    }
+
+    /// Seqs and ids of the messages that a peer has received since the last call; other frames go.
+    pub(crate) fn pushes(&mut self, peer: usize) -> Vec<(u64, String)> {
+        let mut decoder = ServerFrameDecoder::new();
+        let pushed = |text: String| match decoder.decode(&text) {
+            Ok(ServerFrame::Message(pushed)) => Some((pushed.seq, pushed.message.id.to_owned())),
+            _ => None,
+        };
+        self.received(peer).into_iter().filter_map(pushed).collect()
+    }
+
+    /// The welcome that a peer got: epoch, seq, and whether it recovered. What came before it goes.
+    pub(crate) fn welcome(&mut self, peer: usize) -> (u64, u64, bool) {
+        let mut decoder = ServerFrameDecoder::new();
+        while let Some(text) = self.peers[peer].texts.pop_front() {
+            if let Ok(ServerFrame::Welcome(welcome)) = decoder.decode(&text) {
+                return (welcome.epoch, welcome.seq, welcome.recovered);
+            }
+        }
+        panic!("peer {peer} got no welcome");
+    }
+
     /// The answer to the challenge that the peer got.
     pub(crate) fn auth(&mut self, peer: usize, lobby: LobbyMode) -> String {
         self.settle();
@@ -120,7 +265,8 @@ impl World {
         let mut decoder = ServerFrameDecoder::new();
         let Ok(ServerFrame::Challenge(challenge)) = decoder.decode(&challenge) else { panic!("{challenge}") };
         let peer = &self.peers[peer];
-        let auth = opening::answer(&challenge, "localhost", &peer.key, peer.device, lobby, None).expect("it fits");
+        let auth =
+            opening::answer(&challenge, "localhost", &peer.key, peer.device, lobby, peer.resume).expect("it fits");
         let mut json = Vec::new();
         encode::auth(&mut json, &auth);
         String::from_utf8(json).expect("text")
@@ -181,6 +327,7 @@ impl World {
                 self.shards[shard].end_of_batch(self.now, &mut effects);
                 self.carry_out(shard, &mut effects);
             }
+            self.store();
         }
     }
 
@@ -216,7 +363,8 @@ impl World {
                 Effect::Send { to, envelope } => {
                     self.event(usize::from(to.0), Event::FromShard { from: ShardId(shard as u16), envelope });
                 }
-                Effect::Store(_) | Effect::Load(_) => panic!("the shards have no store: {effect:?}"),
+                Effect::Store(batch) => self.asked[shard].push_back(Asked::Store(batch)),
+                Effect::Load(request) => self.asked[shard].push_back(Asked::Load(request)),
             }
         }
     }

@@ -1,8 +1,6 @@
 //! Sessions and the lobby through shards in memory.
 
-mod kit;
-
-use kit::{MILLISECOND, SECOND, World, masked};
+use crate::kit::{MILLISECOND, SECOND, World, masked};
 use protocol::frame::LobbyMode;
 use relay_core::{Event, Gone};
 

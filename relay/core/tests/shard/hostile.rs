@@ -1,10 +1,8 @@
 //! What a peer can do with its bytes and its timing, and what it must not reach by it.
 
-mod kit;
-
 use std::time::Duration;
 
-use kit::{SECOND, World, masked};
+use crate::kit::{SECOND, World, masked};
 use protocol::frame::LobbyMode;
 use protocol::websocket::{Opcode, push_masked};
 use protocol::{PublicKey, upgrade};

@@ -1,0 +1,10 @@
+//! Scripts of events, and what shards make of them.
+
+mod hostile;
+mod inbox;
+mod kit;
+mod messages;
+mod receipts;
+mod restart;
+mod resume;
+mod sessions;
