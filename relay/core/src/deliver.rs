@@ -66,7 +66,6 @@ impl Core {
                 return Delivery::Done(outcome);
             }
         };
-        self.stats.messages_delivered += 1;
         id_record.at_ms = self.now.unix_ms;
         let has_store = self.journal.has_store();
         let item = Item {
@@ -141,7 +140,8 @@ impl Core {
     }
 
     /// Gives a message its seq in an inbox, pushes it to the devices that keep up, and notes it in the
-    /// journal. One that is not to be `keep`t, for want of room, is pushed only. Gives the seq.
+    /// journal. One that is not to be `keep`t, for want of room, is pushed only: its waiter does not hear,
+    /// and a device that would miss it has to resume. Gives the seq.
     pub(crate) fn accept(&mut self, id: UserId, item: Item, keep: bool) -> u64 {
         let has_store = self.journal.has_store();
         let Self { router, slots, post, stats, pushed, totals, journal, now, .. } = self;
@@ -167,8 +167,14 @@ impl Core {
                 continue;
             };
             if !is_open || device.next != seq {
-                session.member.is_behind = true;
+                // It may be behind by nothing but a hole, and then nothing else would have it looked at.
+                if !std::mem::replace(&mut session.member.is_behind, true) && is_open {
+                    post.touch(link);
+                }
                 waits_for_open |= !is_open;
+                if !keep {
+                    self.closing.push(slot);
+                }
                 continue;
             }
             if !is_encoded {
@@ -182,6 +188,7 @@ impl Core {
                 stats.drop_push(DropReason::TooSlow);
             }
         }
+        stats.messages_delivered += u64::from(origin.is_none() && user.devices.is_online());
         if is_pushed && origin.is_none() {
             user.metas.note(Meta::new(seq, sender, message_id, &with), user.inbox.confirmed);
         }
@@ -192,6 +199,9 @@ impl Core {
         if has_store && !keep {
             user.inbox.removed_through = seq;
             journal.note_user(id, &mut user.record, Need::Soon, now.nanos);
+            while let Some(slot) = self.closing.pop() {
+                self.close_behind(slot);
+            }
             return seq;
         }
         if has_store {

@@ -35,7 +35,10 @@ impl Core {
         while let Some(id) = self.router.pop_departed(self.now.nanos) {
             self.forget(id);
         }
-        if !self.journal.has_store() || self.sweep_at().is_none_or(|at| at > self.now.nanos) {
+        if !self.journal.has_store() || self.router.known() == 0 {
+            return;
+        }
+        if *self.sweep.at.get_or_insert(self.now.nanos + STEP) > self.now.nanos {
             return;
         }
         self.sweep.at = Some(self.now.nanos + STEP);
@@ -53,8 +56,7 @@ impl Core {
 
     /// When the next step is due; `None` while there is nobody to look at.
     pub(crate) fn sweep_at(&self) -> Option<Nanos> {
-        let has_users = self.journal.has_store() && self.router.known() > 0;
-        has_users.then(|| self.sweep.at.unwrap_or(self.now.nanos + STEP))
+        self.sweep.at.filter(|_| self.router.known() > 0)
     }
 
     fn sweep_user(&mut self, id: UserId, since_ms: i64, effects: &mut Effects) {

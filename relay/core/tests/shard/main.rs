@@ -1,5 +1,6 @@
 //! Scripts of events, and what shards make of them.
 
+mod bounds;
 mod hostile;
 mod inbox;
 mod kit;
