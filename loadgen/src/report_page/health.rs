@@ -6,10 +6,11 @@ use serde_json::{Map, Value};
 use super::over_time::latency_chart;
 use super::verdict::warnings;
 use super::{Run, facts};
+use crate::interference::Interference;
 use crate::recorder::Metric;
 use crate::relay_process::Usage;
-use crate::summary::RelayRecord;
-use crate::units::{show_bytes, show_count, show_ns};
+use crate::summary::{Generator, RelayRecord};
+use crate::units::{show_bytes, show_count, show_ns, trim_zeros};
 use crate::validity::BUSY_MAX;
 
 /// The sections.
@@ -27,6 +28,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
             }
             (warnings(run, "generator"))
             (workers(run))
+            (machine(&run.summary.generator))
             @if let Some((chart, worst)) = lag {
                 h3 { "Send lag" }
                 (warnings(run, Metric::SendLag.name()))
@@ -79,6 +81,57 @@ fn workers(run: &Run<'_>) -> Markup {
                         }
                     }
                 }
+            }
+        }
+    }
+}
+
+/// What the machine did to threads that only had to wake up, and what others took.
+fn machine(generator: &Generator) -> Markup {
+    let Interference { steal, throttled_periods, throttled_ns } = generator.interference;
+    html! {
+        @if !generator.heartbeats.is_empty() {
+            div.scroll {
+                table {
+                    caption { "Heartbeats: threads that only had to wake every millisecond" }
+                    thead {
+                        tr {
+                            th scope="col" { "Core" }
+                            @for heading in ["Late, p50", "p99", "max", "Stalls above 10 ms", "Stalled for"] {
+                                th.number scope="col" { (heading) }
+                            }
+                        }
+                    }
+                    tbody {
+                        @for beat in &generator.heartbeats {
+                            tr {
+                                th scope="row" { (beat.core.map_or_else(|| "any".to_owned(), |core| core.to_string())) }
+                                @for late in [beat.late.p50, beat.late.p99, beat.late.max] {
+                                    td.number { (late.map_or_else(|| "–".to_owned(), show_ns)) }
+                                }
+                                td.number.bad[beat.long_stalls > 0] { (show_count(beat.long_stalls)) }
+                                td.number { (show_ns(beat.stalled_ns)) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        dl.counts {
+            @if let Some(steal) = steal {
+                div.zero[steal == 0.0] {
+                    dt { "of the time stolen by the hypervisor" }
+                    dd { (trim_zeros(&format!("{:.2}", steal * 100.0))) " %" }
+                }
+            }
+            @if let Some(periods) = throttled_periods {
+                div.zero[periods == 0].bad[periods > 0] {
+                    dt { "periods throttled by a CPU quota" }
+                    dd { (show_count(periods)) }
+                }
+            }
+            @if let Some(ns) = throttled_ns.filter(|&ns| ns > 0) {
+                div.bad { dt { "throttled for" } dd { (show_ns(ns)) } }
             }
         }
     }

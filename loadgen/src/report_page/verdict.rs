@@ -56,19 +56,24 @@ fn mark(judgement: Judgement) -> Markup {
 
 fn sentence(summary: &Summary) -> String {
     let terms = &summary.verdict.terms;
+    let spoiled = summary.findings.iter().any(Finding::spoils_run);
     let missed = terms.iter().filter(|term| term.judgement == Judgement::Fail).count();
-    match (summary.verdict.judgement, terms.len()) {
+    let sentence = match (summary.verdict.judgement, terms.len()) {
         (Judgement::Pass, 0) => "No targets were given.".to_owned(),
         (Judgement::Pass, 1) => "The target is met.".to_owned(),
         (Judgement::Pass, count) => format!("All {count} targets are met."),
         (Judgement::Fail, 1) => "The target is missed.".to_owned(),
         (Judgement::Fail, count) => format!("{missed} of {count} targets missed."),
-        (Judgement::Invalid, _) if summary.findings.iter().all(|finding| finding.severity == Severity::Warning) => {
-            "The run says nothing about a target.".to_owned()
-        }
-        (Judgement::Invalid, _) => {
+        (Judgement::Invalid, _) if spoiled => {
             "This run says nothing about the relay. Change what is named below, and run again.".to_owned()
         }
+        (Judgement::Invalid, _) => "The run says nothing about a target.".to_owned(),
+    };
+    if spoiled && summary.verdict.judgement == Judgement::Fail {
+        // What a generator in trouble cannot have done.
+        format!("{sentence} What is missed is the relay’s doing; of the rest the run says nothing.")
+    } else {
+        sentence
     }
 }
 
