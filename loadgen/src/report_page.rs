@@ -5,7 +5,8 @@
 //! |---|---|
 //! | `verdict` | what the run came to: targets, findings |
 //! | `latency`, `lobby`, `over_time` | percentile curves and tables; the same by the second |
-//! | `ledger`, `health`, `place` | what became of messages; generator and relay; workload, machine, command |
+//! | `ledger`, `scenario` | what became of messages; what was not steady |
+//! | `health`, `relay`, `place` | the generator; the relay; workload, machine, command |
 //! | `curves`, `scale`, `chart` | from histograms to lines, axes, SVG |
 //!
 //! # Invariants
@@ -36,7 +37,9 @@ mod ledger;
 mod lobby;
 mod over_time;
 mod place;
+mod relay;
 mod scale;
+mod scenario;
 mod verdict;
 
 /// The page's name in a run's folder.
@@ -117,7 +120,9 @@ fn page(run: &Run<'_>) -> Markup {
                     (lobby::render(run))
                     (over_time::render(run))
                     (ledger::render(run))
+                    (scenario::render(run))
                     (health::render(run))
+                    (relay::render(run))
                     (place::render(run))
                 }
                 footer {
@@ -136,16 +141,18 @@ fn page(run: &Run<'_>) -> Markup {
 fn is_there(run: &Run<'_>, id: &str) -> bool {
     match id {
         "lobby" => lobby::is_shown(run),
-        "relay" => run.summary.relay.is_some(),
+        "scenario" => scenario::is_shown(run),
+        "relay" => relay::is_shown(run),
         _ => true,
     }
 }
 
-const SECTIONS: [(&str, &str); 9] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("latency", "Latency"),
     ("lobby", "Lobby"),
     ("over-time", "Over time"),
     ("ledger", "Ledger"),
+    ("scenario", "Scenario"),
     ("generator", "Generator"),
     ("relay", "Relay"),
     ("workload", "Workload"),

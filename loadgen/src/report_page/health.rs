@@ -1,19 +1,17 @@
-//! Whether the generator was fit to measure, and what a relay of our own took.
+//! Whether the generator was fit to measure.
 
 use maud::{Markup, html};
-use serde_json::{Map, Value};
 
+use super::Run;
 use super::over_time::latency_chart;
 use super::verdict::warnings;
-use super::{Run, facts};
 use crate::interference::Interference;
 use crate::recorder::Metric;
-use crate::relay_process::Usage;
-use crate::summary::{Generator, RelayRecord};
-use crate::units::{show_bytes, show_count, show_ns, trim_zeros};
+use crate::summary::Generator;
+use crate::units::{show_count, show_ns, trim_zeros};
 use crate::validity::BUSY_MAX;
 
-/// The sections.
+/// The section.
 pub(super) fn render(run: &Run<'_>) -> Markup {
     let lag = latency_chart(run, "send-lag", "Send lag over time", "late by", &[], |stretch| {
         stretch.recorder.of(Metric::SendLag).clone()
@@ -35,7 +33,6 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
                 (chart.render(&html! { "How late messages left. " (worst) }))
             }
         }
-        @if let Some(relay) = &run.summary.relay { (relay_section(run, relay)) }
     }
 }
 
@@ -142,7 +139,8 @@ fn core(pin_cores: &[usize], worker: usize) -> Option<usize> {
     pin_cores.get(worker.checked_rem(pin_cores.len())?).copied()
 }
 
-fn busy(share: Option<f64>) -> Markup {
+/// A share of a core as a bar and a number.
+pub(super) fn busy(share: Option<f64>) -> Markup {
     let Some(share) = share else { return html! { span.quiet { "not measured" } } };
     let width = format!("{:.0}%", share.clamp(0.0, 1.0) * 100.0);
     html! {
@@ -151,65 +149,5 @@ fn busy(share: Option<f64>) -> Markup {
             rect.filled width=(width) height="100%" rx="2" {}
         }
         " " (format!("{:.0} %", share * 100.0))
-    }
-}
-
-fn relay_section(run: &Run<'_>, relay: &RelayRecord) -> Markup {
-    let cpu_ns = relay.steady_end.cpu_ns().saturating_sub(relay.steady_begin.cpu_ns());
-    let cores = cpu_ns as f64 / run.summary.workload.duration_ns().max(1) as f64;
-    // The admin port tells of its build in JSON.
-    let told = relay.version.as_deref().map(|version| {
-        serde_json::from_str::<Map<String, Value>>(version)
-            .unwrap_or_else(|_| Map::from_iter([("version".to_owned(), Value::from(version))]))
-    });
-    let moments: [(&str, &Usage); 4] = [
-        ("before anybody connected", &relay.empty),
-        ("all clients connected", &relay.connected),
-        ("steady phase began", &relay.steady_begin),
-        ("steady phase ended", &relay.steady_end),
-    ];
-    html! {
-        section aria-labelledby="relay" {
-            h2 #relay { "Relay, started for this run" }
-            p { (relay.start_line) }
-            (warnings(run, "relay"))
-            @if let Err(end) = &relay.end { p.bad { strong { (end) } } }
-            dl.counts {
-                div { dt { "cores busy" } dd { (format!("{cores:.2}")) } }
-                @if let Some(ns) = relay.cpu_ns_per_message {
-                    div { dt { "CPU a message" } dd { (show_ns(ns)) } }
-                }
-                @if let Some(bytes) = relay.bytes_per_client {
-                    div { dt { "own memory a client" } dd { (show_bytes(bytes)) } }
-                }
-                div { dt { "own memory" } dd { (show_bytes(relay.steady_end.rss_anon_bytes)) } }
-            }
-            div.scroll {
-                table {
-                    caption { "Memory and CPU time" }
-                    thead {
-                        tr {
-                            th scope="col" { "" }
-                            @for heading in ["resident", "its own", "CPU, user", "CPU, kernel"] {
-                                th.number scope="col" { (heading) }
-                            }
-                        }
-                    }
-                    tbody {
-                        @for (name, usage) in moments {
-                            tr {
-                                th scope="row" { (name) }
-                                td.number { (show_bytes(usage.rss_bytes)) }
-                                td.number { (show_bytes(usage.rss_anon_bytes)) }
-                                td.number { (show_ns(usage.user_ns)) }
-                                td.number { (show_ns(usage.system_ns)) }
-                            }
-                        }
-                    }
-                }
-            }
-            (facts::list(&told))
-            pre { code { (relay.program) " " (super::place::command_line(&relay.arguments)) } }
-        }
     }
 }

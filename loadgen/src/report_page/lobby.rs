@@ -6,6 +6,7 @@ use super::Run;
 use super::latency::{percentile_chart, times};
 use super::verdict::warnings;
 use crate::recorder::Metric;
+use crate::table;
 use crate::units::{show_count, trim_zeros};
 
 /// Whether there is anything to show.
@@ -20,10 +21,18 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
     }
     let lobby = &run.summary.lobby;
     let steady = &run.summary.steady;
-    let curves = [
-        ("join: visitor’s login → watcher told", run.samples(Metric::LobbyJoin), "one"),
-        ("leave: visitor’s hang-up → watcher told", run.samples(Metric::LobbyLeave), "two"),
-    ];
+    const CLASSES: [&str; 5] = ["one", "two", "four", "five", "three"];
+    let names = table::rows(run.summary);
+    let curves: Vec<_> = Metric::ALL
+        .into_iter()
+        .filter(|metric| metric.name().starts_with("lobby."))
+        .zip(CLASSES.into_iter().cycle())
+        .map(|(metric, class)| {
+            let name =
+                names.iter().find(|(_, key)| *key == metric.name()).map_or(metric.name(), |(name, _)| name.trim());
+            (name, run.samples(metric), class)
+        })
+        .collect();
     let bounds: Vec<_> = ["lobby", "lobby.join", "lobby.leave"].into_iter().flat_map(|name| run.bounds(name)).collect();
     let against = if lobby.truth_known { "the truth" } else { "each other" };
     html! {

@@ -67,6 +67,7 @@ fn a_run_with_messages_has_all_its_sections() {
         "h2 Generator",
         "h3 Send lag",
         "h2 Relay, started for this run",
+        "h3 Build",
         "h2 Workload",
         "h2 Environment",
         "h3 Build",
