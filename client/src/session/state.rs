@@ -58,7 +58,7 @@ pub(super) enum Phase {
     /// A connection without a challenge yet.
     Challenged { deadline: Instant },
     /// A challenge was answered, and the relay asked to go on after this seq.
-    Answered { deadline: Instant, resumed: Option<u64> },
+    Answered { deadline: Instant, resumed: Option<u64>, is_refused: bool },
     /// Messages flow.
     Open(Open),
     /// This relay must not be talked to, now or later.
@@ -158,7 +158,8 @@ impl State {
                 let mut frame = Vec::with_capacity(512);
                 encode::auth(&mut frame, &auth);
                 effects.push(Effect::Send(text_of(frame)));
-                self.phase = Phase::Answered { deadline, resumed: resume.map(|resume| resume.seq) };
+                let resumed = resume.map(|resume| resume.seq);
+                self.phase = Phase::Answered { deadline, resumed, is_refused: false };
             }
             Err(error) => {
                 self.phase = Phase::Refused;
@@ -208,6 +209,9 @@ impl State {
             && let Some(time) = error.time
         {
             self.set_clock(time, now);
+        }
+        if let Phase::Answered { is_refused, .. } = &mut self.phase {
+            *is_refused |= matches!(error.reason, "auth_failed" | "unsupported_version");
         }
         if self.message_refused(error, now, effects) {
             return;
@@ -289,7 +293,13 @@ impl State {
         effects: &mut Vec<Effect>,
     ) -> Option<Duration> {
         let phase = std::mem::replace(&mut self.phase, Phase::Offline);
-        let is_final = matches!(phase, Phase::Refused) || matches!(code, Some(close::AUTH | close::REPLACED));
+        // Without a refusal, 4401 says that the opening took too long: it may do better.
+        let is_final = code == Some(close::REPLACED)
+            || match &phase {
+                Phase::Refused => true,
+                Phase::Answered { is_refused, .. } => *is_refused && code == Some(close::AUTH),
+                Phase::Offline | Phase::Challenged { .. } | Phase::Open(_) => false,
+            };
         let mut restart = None;
         if let Phase::Open(open) = phase {
             restart = open.reconnect_in;
@@ -299,7 +309,11 @@ impl State {
         }
         self.outbox.end_connection();
         self.requests.end_connection();
-        let details = if details.is_empty() { code.map_or("the connection ended", meaning) } else { details };
+        let details = if details.is_empty() {
+            code.map_or("the connection ended", |code| meaning(code, is_final))
+        } else {
+            details
+        };
         if is_final {
             self.fail_all(CLOSED, details, effects);
         }
@@ -316,15 +330,16 @@ impl State {
     }
 }
 
-/// What a close code says, for a person.
-fn meaning(code: u16) -> &'static str {
+/// What a close code says, for a person; `is_refused` tells the two meanings of 4401 apart.
+fn meaning(code: u16, is_refused: bool) -> &'static str {
     match code {
         close::GOING_AWAY => "the relay goes away",
         close::PROTOCOL | close::UNSUPPORTED | close::INVALID_UTF8 | close::TOO_LONG => {
             "the relay could not read what this client sent"
         }
         close::POLICY => "the relay got too many malformed frames",
-        close::AUTH => "the relay refused to authenticate this key",
+        close::AUTH if is_refused => "the relay refused to authenticate this key",
+        close::AUTH => "logging in took too long",
         close::TOO_SLOW => "this client read too slowly",
         close::REPLACED => "a newer connection of this key and device took over",
         close::TOO_MANY => "the relay had too many connections or frames of this client",

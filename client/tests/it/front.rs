@@ -173,14 +173,22 @@ async fn a_relay_that_is_down_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_device_taken_over_does_not_come_back() {
-    for (code, what) in [(4409, "a newer connection"), (4401, "authenticate")] {
-        let (_relay, peer, handle, mut events) = opened().await;
-        peer.close(code, "").await;
-        let closed = last(&mut events).await;
-        assert!(is_final(&closed, what), "{closed:?}");
-        assert_eq!(handle.send(key(PEER), "hi").await, Err(SendError::Ended));
-    }
+async fn a_device_taken_over_or_a_key_refused_does_not_come_back() {
+    let (_relay, peer, handle, mut events) = opened().await;
+    peer.close(4409, "").await;
+    let closed = last(&mut events).await;
+    assert!(is_final(&closed, "a newer connection"), "{closed:?}");
+    assert_eq!(handle.send(key(PEER), "hi").await, Err(SendError::Ended));
+
+    let relay = FakeRelay::start().await;
+    let (handle, mut events) = Client::connect(config(&relay.url()));
+    let mut peer = relay.accept().await;
+    peer.challenge().await;
+    peer.send(&frames::error("auth_failed", "This key is banned.", None, None)).await;
+    peer.close(4401, "").await;
+    let closed = last(&mut events).await;
+    assert!(is_final(&closed, "authenticate"), "{closed:?}");
+    assert_eq!(handle.send(key(PEER), "hi").await, Err(SendError::Ended));
 }
 
 #[tokio::test]

@@ -385,13 +385,23 @@ fn attempts_follow_ever_more_slowly_until_a_session_lasts() {
 
 #[test]
 fn a_device_taken_over_or_a_key_refused_stays_away() {
-    for code in [4401, 4409] {
-        let mut fixture = Fixture::open();
+    let mut taken_over = Fixture::open();
+    let mut refused = Fixture::offline();
+    refused.session.connected(refused.now);
+    refused.text(&frames::challenge(RELAY));
+    refused.text(&frames::error("auth_failed", "No.", None, None));
+    for (fixture, code) in [(&mut taken_over, 4409), (&mut refused, 4401)] {
         let (delay, events) = fixture.end(Some(code));
         assert_eq!(delay, None);
         assert!(matches!(events[..], [Event::Closed { retry: false, .. }]), "{events:?}");
         assert_eq!(fixture.end(None).0, None, "asked again");
     }
+    // Too late is not refused: the relay or the network was slow.
+    let mut late = Fixture::offline();
+    late.session.connected(late.now);
+    late.text(&frames::challenge(RELAY));
+    let (delay, events) = late.end(Some(4401));
+    assert!(delay.is_some() && matches!(&events[0], Event::Closed { details, .. } if details.contains("too long")));
 }
 
 #[test]
