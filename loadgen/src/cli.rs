@@ -458,6 +458,7 @@ mod tests {
     use super::{Cli, Command, parse_url};
     use crate::plan::Rate;
     use crate::run::Request;
+    use crate::scenario::Scenario;
     use std::time::Duration;
 
     fn request(arguments: &str) -> Result<Request, String> {
@@ -587,6 +588,36 @@ mod tests {
             let error = inquiry(arguments).unwrap_err();
             assert!(error.contains(why), "{arguments}: {error}");
         }
+    }
+
+    #[test]
+    fn the_scenarios_that_come_along_are_read_and_can_be_run() {
+        let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let file = path.to_str().unwrap();
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            assert!(std::fs::read_to_string(&path).unwrap().starts_with("# "), "{name} does not say what it asks");
+            let asked = request(&format!("ws://localhost:1 --scenario {file}")).unwrap();
+            let scenario = asked.workload.scenario;
+            let is_in = match name.as_str() {
+                "steady" => scenario == Scenario::default() && asked.workload.churn_per_second > 0.0,
+                "churn" => asked.workload.churn_per_second >= 100.0,
+                "ramp" => matches!(asked.workload.rate, Rate::Ramp(_)),
+                "storm" | "storm-half" => scenario.storm.is_some(),
+                "slow-readers" => scenario.slow_readers.is_some(),
+                "burst" => scenario.burst.is_some(),
+                "skew" => scenario.skew.is_some(),
+                _ => panic!("{name} is new here"),
+            };
+            assert!(is_in && !asked.slo.terms.is_empty(), "{name}");
+            // What the command line says wins.
+            let two = request(&format!("ws://localhost:1 --clients 200 --scenario {file} --duration 30s")).unwrap();
+            assert_eq!((two.workload.clients, two.workload.duration), (200, Duration::from_secs(30)), "{name}");
+            names.push(name);
+        }
+        assert_eq!(names.len(), 8);
     }
 
     #[test]

@@ -41,7 +41,7 @@
 //! - What was not delivered counts as infinitely late in the percentiles that are judged.
 //! - No allocation for a message once its batch is signed.
 //!
-//! Absent on purpose: TLS, reconnecting clients, rooms, receipts.
+//! Absent on purpose: TLS, rooms, receipts, clients that reconnect by themselves (those of a storm do).
 
 #![forbid(unsafe_code)]
 

@@ -49,7 +49,13 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         started: humantime::format_rfc3339_seconds(started).to_string(),
         argv,
         verdict,
-        findings: result.findings.iter().cloned().chain(too_few).collect(),
+        findings: result
+            .findings
+            .iter()
+            .cloned()
+            .chain(too_few)
+            .chain(storm.as_ref().and_then(StormSummary::finding))
+            .collect(),
         workload: WorkloadRecord::from(workload),
         target: TargetRecord {
             url: format!("ws://{}{}", plan.target.authority, plan.target.path),

@@ -153,7 +153,9 @@ impl RunResult {
         let mut missing = Missing::default();
         missing.set(Metric::Message, steady.due.saturating_sub(steady.delivered));
         missing.set(Metric::Service, steady.sent.saturating_sub(steady.delivered));
-        missing.set(Metric::Ack, steady.sent.saturating_sub(seen(Metric::Ack)));
+        let acks = self.scenario.storm.acks;
+        let acks_due = (steady.sent + acks.surplus).saturating_sub(acks.waived);
+        missing.set(Metric::Ack, acks_due.saturating_sub(seen(Metric::Ack)));
         missing
     }
 }

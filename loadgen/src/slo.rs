@@ -353,15 +353,16 @@ impl Term {
                 let met = self.relation.holds(rate, self.bound);
                 self.verdict(run, format!("{}/s", show_count(rate as u64)), self.unless_floor(run, met), false)
             }
-            Subject::StormConverged => {
-                match run.storm.and_then(|storm| Some((storm.converged?, storm.converge_time))) {
-                    None => self.verdict(run, "no storm, or no lobbies".to_owned(), Judgement::Invalid, false),
-                    Some((_, time)) => {
-                        let met = self.relation.holds(time.map_or(f64::INFINITY, |ns| ns as f64), self.bound);
-                        self.verdict(run, time.map_or_else(|| "never".to_owned(), show_ns), judged(met), false)
-                    }
+            Subject::StormConverged => match run.storm.filter(|storm| storm.converged.is_some()) {
+                None => self.verdict(run, "no storm, or no lobbies".to_owned(), Judgement::Invalid, false),
+                Some(storm) => {
+                    let time = storm.converge_time;
+                    let met = self.relation.holds(time.map_or(f64::INFINITY, |ns| ns as f64), self.bound);
+                    // A generator that was the bound can show that a target is met, not that it is missed.
+                    let judgement = if storm.is_floor() && !met { Judgement::Invalid } else { judged(met) };
+                    self.verdict(run, time.map_or_else(|| "never".to_owned(), show_ns), judgement, false)
                 }
-            }
+            },
             Subject::Quantile { metric, quantile } => {
                 let (name, histogram, missing) = match metric {
                     SloMetric::One(metric) => (metric.name(), run.recorder.of(metric), run.missing.of(metric)),
@@ -628,6 +629,9 @@ mod tests {
         assert_eq!(judge(Some(&storm(4_000_000)), false), (Pass, "4.00 ms".to_owned()));
         assert_eq!(judge(Some(&storm(5_000_000)), false).0, Fail);
         assert_eq!(judge(Some(&storm(4_000_000)), true).0, Invalid);
+        let busy = StormCounts { busy: Some(0.95), ..counts.clone() };
+        let of_busy = |settled_ns| judge(Some(&StormSummary::new(&busy, &lobby, settled_ns)), false).0;
+        assert_eq!((of_busy(4_000_000), of_busy(5_000_000)), (Pass, Invalid));
         let missing = StormCounts { back: 0, ..counts.clone() };
         assert_eq!(judge(Some(&StormSummary::new(&missing, &lobby, 0)), false), (Fail, "never".to_owned()));
         let blind = StormSummary::new(&counts, &LobbyOutcome::default(), 0);

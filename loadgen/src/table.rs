@@ -8,6 +8,8 @@ use crate::summary::{MetricSummary, Summary};
 use crate::units::{show_bytes, show_count, show_ns};
 use crate::validity::{Finding, Severity};
 
+mod scenario;
+
 /// Rows of the table: the name, what it is, the key in [`Summary::metrics`].
 pub(crate) fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
     let closed = summary.workload.is_closed_loop();
@@ -55,6 +57,8 @@ fn render_into(out: &mut String, summary: &Summary) -> std::fmt::Result {
     warnings(out, summary, Some("rate"))?;
     lobby(out, summary)?;
     warnings(out, summary, Some("lobby"))?;
+    scenario::render(out, summary)?;
+    warnings(out, summary, Some("storm"))?;
     generator(out, summary)?;
     warnings(out, summary, Some("generator"))?;
     relay(out, summary)?;

@@ -162,6 +162,10 @@ struct Effort {
     idle_ns: u64,
     at_begin: Option<Used>,
     at_end: Option<Used>,
+    /// When a storm began, with what had been used by then.
+    storm_begin: Option<(u64, Used)>,
+    /// When all were back.
+    storm_end: Option<(u64, Used)>,
 }
 
 /// What a thread has used up by some moment.
@@ -175,16 +179,34 @@ struct Used {
 
 impl Effort {
     fn watch(&mut self, moments: &Moments, now_ns: u64) {
-        let used = |idle_ns| {
-            let (cpu_ns, waited_ns) = (preflight::thread_cpu_ns(), interference::waited_for_core_ns());
-            Some(Used { cpu_ns, idle_ns, waited_ns })
-        };
         if self.at_begin.is_none() && now_ns >= moments.steady_ns {
-            self.at_begin = used(self.idle_ns);
+            self.at_begin = Some(self.used());
         }
         if self.at_end.is_none() && now_ns >= moments.end_ns {
-            self.at_end = used(self.idle_ns);
+            self.at_end = Some(self.used());
         }
+    }
+
+    fn watch_storm(&mut self, storm: &storm::Storm, now_ns: u64) {
+        if self.storm_begin.is_none() && storm.has_begun() {
+            self.storm_begin = Some((now_ns, self.used()));
+        }
+        if self.storm_end.is_none() && storm.is_over() {
+            self.storm_end = Some((now_ns, self.used()));
+        }
+    }
+
+    fn used(&self) -> Used {
+        let (cpu_ns, waited_ns) = (preflight::thread_cpu_ns(), interference::waited_for_core_ns());
+        Used { cpu_ns, idle_ns: self.idle_ns, waited_ns }
+    }
+
+    /// The share of a storm that was work or waiting for a core.
+    fn of_storm(&self) -> Option<f64> {
+        let ((begin_ns, begin), (end_ns, end)) = (self.storm_begin?, self.storm_end?);
+        let worked_ns = (end.cpu_ns - begin.cpu_ns).saturating_sub(end.idle_ns - begin.idle_ns);
+        let waited_ns = end.waited_ns.zip(begin.waited_ns).map_or(0, |(end, begin)| end.saturating_sub(begin));
+        Some((worked_ns + waited_ns) as f64 / (end_ns - begin_ns).max(1) as f64)
     }
 
     /// The share of the steady phase that was work, the CPU time, and the time spent waiting for a
@@ -293,6 +315,7 @@ impl<'r> Worker<'r> {
         }
         if let Some(&moments) = self.session.traffic.moments() {
             self.effort.watch(&moments, now_ns);
+            self.effort.watch_storm(&self.session.storm, now_ns);
             if now_ns >= self.rotate_ns {
                 self.rotate(&moments);
             }
@@ -418,7 +441,8 @@ impl<'r> Worker<'r> {
 
     fn finish(mut self) -> Report {
         self.session.close_books();
-        let scenario = self.session.scenario_outcome();
+        let mut scenario = self.session.scenario_outcome();
+        scenario.storm.busy = self.effort.of_storm();
         let Session { traffic, churn, recorder, disagreements, .. } = self.session;
         let (busy, cpu_ns, waited_ns) = self.effort.of(traffic.moments());
         Report::Done(Box::new(Outcome {

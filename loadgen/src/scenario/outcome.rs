@@ -11,6 +11,7 @@ use crate::plan::Workload;
 use crate::recorder::{self, Metric, Recorder};
 use crate::scenario;
 use crate::summary::MetricSummary;
+use crate::validity::{BUSY_MAX, Finding, FindingKind, Severity};
 
 /// Messages set aside, over the whole run: their sender or their recipient was away in a storm, or
 /// reads slowly. They are in no other count, and no target is judged by them.
@@ -50,6 +51,15 @@ impl Aside {
     }
 }
 
+/// What a storm does to the count of acks of the steady phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AckBalance {
+    /// Acks of judged messages whose sender dropped before it got them.
+    pub waived: u64,
+    /// Acks that were measured, of messages that were set aside afterwards.
+    pub surplus: u64,
+}
+
 /// A storm, as workers counted it.
 #[derive(Clone, Debug, Default)]
 pub struct StormCounts {
@@ -65,6 +75,11 @@ pub struct StormCounts {
     pub login_errors: u64,
     /// Clients that have all they need again, their lobby included.
     pub back: u64,
+    /// What is to be said of acks.
+    pub acks: AckBalance,
+    /// How busy a worker was from the drop until the last of its clients was back, as a share of the
+    /// core; `None` if that never was.
+    pub busy: Option<f64>,
     /// Messages between clients that stayed, due while others were away.
     pub stayed_due: u64,
     /// Of those that came, the response time. `None` is empty.
@@ -79,6 +94,9 @@ impl StormCounts {
         self.last_login_ns = self.last_login_ns.max(other.last_login_ns);
         self.login_errors += other.login_errors;
         self.back += other.back;
+        self.acks.waived += other.acks.waived;
+        self.acks.surplus += other.acks.surplus;
+        self.busy = [self.busy, other.busy].into_iter().flatten().reduce(f64::max);
         self.stayed_due += other.stayed_due;
         if let Some(others) = &other.stayed {
             let own = self.stayed.get_or_insert_with(|| Box::new(recorder::empty()));
@@ -148,6 +166,8 @@ pub struct StormSummary {
     pub converged: Option<bool>,
     /// From the last login until the last lobby was right; `None` if that never was.
     pub converge_time: Option<u64>,
+    /// How busy the busiest worker was, from the drop until the last of its clients was back.
+    pub busy: Option<f64>,
     /// Response time of messages between clients that stayed, due while others were away.
     pub message: MetricSummary,
 }
@@ -171,8 +191,31 @@ impl StormSummary {
             converge_time: converged
                 .filter(|&converged| converged)
                 .map(|_| settled_ns.saturating_sub(counts.last_login_ns)),
+            busy: counts.busy,
             message: MetricSummary::of(stayed, counts.stayed_due.saturating_sub(stayed.len())),
         }
+    }
+}
+
+impl StormSummary {
+    /// Whether the generator, and not the relay, may have been what bounded the logins.
+    #[must_use]
+    pub fn is_floor(&self) -> bool {
+        self.busy.is_some_and(|busy| busy > BUSY_MAX)
+    }
+
+    /// What there is to say of that.
+    #[must_use]
+    pub fn finding(&self) -> Option<Finding> {
+        let measured = format!("{:.0} %", self.busy.filter(|_| self.is_floor())? * 100.0);
+        Some(Finding {
+            kind: FindingKind::BusyWorker,
+            severity: Severity::Warning,
+            metric: Some("storm".to_owned()),
+            text: format!("a worker was {measured} busy during the storm: the relay may log in faster than that"),
+            measured,
+            fix: "add --workers, on cores of their own".to_owned(),
+        })
     }
 }
 
@@ -220,7 +263,7 @@ pub fn steps<'a>(workload: &Workload, seconds: impl IntoIterator<Item = &'a Reco
 
 #[cfg(test)]
 mod tests {
-    use super::{StormCounts, StormSummary};
+    use super::{AckBalance, StormCounts, StormSummary};
     use crate::clock::SECOND_NS;
     use crate::ledger::LobbyOutcome;
     use crate::recorder;
@@ -239,6 +282,8 @@ mod tests {
                 last_login_ns,
                 login_errors: 1,
                 back: logins,
+                acks: AckBalance::default(),
+                busy: Some(logins as f64 / 1000.0),
                 stayed_due: 2,
                 stayed: Some(stayed),
             }
@@ -250,6 +295,9 @@ mod tests {
         assert_eq!((storm.dropped, storm.back, storm.login_errors), (200, 200, 2));
         assert_eq!((storm.last_login, storm.logins_per_second), (Some(2 * SECOND_NS), Some(100.0)));
         assert_eq!((storm.converged, storm.converge_time), (Some(true), Some(40)));
+        assert_eq!((storm.busy, storm.is_floor(), storm.finding()), (Some(0.1), false, None));
+        let busy = StormSummary { busy: Some(0.95), ..storm.clone() };
+        assert!(busy.is_floor() && busy.finding().is_some_and(|finding| finding.measured == "95 %"));
         assert_eq!((storm.message.n, storm.message.infinite, storm.message.p50), (3, 1, Some(20)));
     }
 

@@ -390,10 +390,10 @@ impl Session {
     /// What became of what was not steady.
     pub(crate) fn scenario_outcome(&mut self) -> scenario::outcome::Outcome {
         let standings = &mut self.traffic.standings;
-        let (stayed, stayed_due) = (standings.stayed.take(), standings.stayed_due);
+        let (stayed, stayed_due, acks) = (standings.stayed.take(), standings.stayed_due, standings.acks);
         scenario::outcome::Outcome {
             aside: self.traffic.aside(),
-            storm: StormCounts { stayed, stayed_due, ..std::mem::take(&mut self.storm.counts) },
+            storm: StormCounts { stayed, stayed_due, acks, ..std::mem::take(&mut self.storm.counts) },
             slow_readers: std::mem::take(&mut self.slow.counts),
         }
     }

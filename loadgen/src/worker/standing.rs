@@ -8,7 +8,7 @@ use hdrhistogram::Histogram;
 use super::traffic::Traffic;
 use crate::plan::RunPlan;
 use crate::recorder;
-use crate::scenario::outcome::Aside;
+use crate::scenario::outcome::{AckBalance, Aside};
 use crate::stock::{Record, State};
 
 /// What is expected of a client.
@@ -34,6 +34,7 @@ pub(super) struct Standings {
     storm: Range<u32>,
     /// From when to when clients are away.
     away_ns: Option<(u64, u64)>,
+    pub(super) acks: AckBalance,
     pub(super) stayed_due: u64,
     pub(super) stayed: Option<Box<Histogram<u64>>>,
     pub(super) aside: Aside,
@@ -49,7 +50,15 @@ impl Standings {
             clients.resize(stable as usize, Standing::Judged);
             clients[slow.start as usize..slow.end as usize].fill(Standing::Slow);
         }
-        Self { clients, storm, away_ns: None, stayed_due: 0, stayed: None, aside: Aside::default() }
+        Self {
+            clients,
+            storm,
+            away_ns: None,
+            acks: AckBalance::default(),
+            stayed_due: 0,
+            stayed: None,
+            aside: Aside::default(),
+        }
     }
 
     fn of(&self, place: u32) -> Standing {
@@ -131,7 +140,10 @@ impl Traffic {
     /// An ack of a message that is set aside. One to a slow reader is finished by it.
     pub(super) fn acked_aside(&mut self, number: u64) {
         let slow = self.ends_of(number).is_some_and(|(_, recipient)| self.standings.of(recipient) == Standing::Slow);
-        self.stock.mark(number, if slow { State::SKIPPED } else { State::ACKED });
+        self.stock.mark(number, State::ACKED);
+        if slow {
+            self.stock.mark(number, State::SKIPPED);
+        }
     }
 
     /// The clients at these places drop now. What is under way from them or to them is set aside, and
@@ -144,17 +156,20 @@ impl Traffic {
             let Some(record) = self.stock.record(number).copied() else { break };
             let state = record.state;
             let had_its_turn = (number / u64::from(self.senders)) < u64::from(self.queues[sender as usize].to());
+            let is_steady = self.is_steady(record.intended_ns);
             let touched = places.contains(&sender) || places.contains(&recipient);
             if !touched || !had_its_turn || state.has(State::SKIPPED) || state.has(State::REFUSED) {
                 continue;
             }
             if state.has(State::DELIVERED) || state.has(State::ALTERED) {
                 if places.contains(&sender) {
+                    self.standings.acks.waived += u64::from(is_steady && !state.has(State::ACKED));
                     self.mark(number, State::SKIPPED);
                 }
                 continue;
             }
-            if self.is_steady(record.intended_ns) {
+            if is_steady {
+                self.standings.acks.surplus += u64::from(state.has(State::ACKED));
                 self.steady.due -= 1;
                 // Its turn has come, and the end has not.
                 self.steady.in_time -= 1;

@@ -58,6 +58,16 @@ impl Storm {
         }
     }
 
+    /// Whether the first has dropped.
+    pub(super) fn has_begun(&self) -> bool {
+        self.next > self.places.start
+    }
+
+    /// Whether all who dropped are back.
+    pub(super) fn is_over(&self) -> bool {
+        self.has_begun() && self.next == self.places.end && self.counts.back == self.counts.dropped
+    }
+
     /// When something is due next; while `full`, nobody can log in.
     pub(super) fn due_ns(&self, full: bool) -> Option<u64> {
         let drop_ns = self.drop_ns.filter(|_| self.next < self.places.end);
@@ -127,7 +137,7 @@ impl Session {
         if self.traffic.is_away(place) {
             self.storm.counts.back += 1;
             self.traffic.pardon(place, self.clients[place as usize].recovered);
-            if self.storm.counts.back == self.storm.counts.dropped && self.storm.next == self.storm.places.end {
+            if self.storm.is_over() {
                 self.traffic.all_back(now_ns);
             }
         }
