@@ -53,6 +53,15 @@ pub enum Envelope {
         /// They wait from now on, and were not counted yet; or they did, and do no more.
         wait: bool,
     },
+    /// A user types to one whose home is the other shard, or has stopped.
+    Typing {
+        /// Who.
+        from: PublicKey,
+        /// To whom.
+        to: PublicKey,
+        /// Whether it types.
+        is_typing: bool,
+    },
     /// Users whose home is the sending shard came or went. A key is in one of the lists at most.
     Lobby {
         /// Now online.

@@ -65,6 +65,7 @@ mod storing;
 mod sweep;
 mod timers;
 mod transit;
+mod typing;
 mod unseen;
 mod verifier;
 

@@ -359,14 +359,17 @@ impl Core {
                 self.confirm(member.user, link.id.index, *seq);
                 None
             }
+            ClientFrame::Typing { target: Target::User(to), is_typing } => {
+                self.typing(member.key, *to, *is_typing);
+                None
+            }
             ClientFrame::Read(seq) => {
                 self.read(member.user, *seq);
                 None
             }
-            ClientFrame::Typing { target: Target::Room(_), .. }
+            ClientFrame::Typing { .. }
             | ClientFrame::Room { .. }
             | ClientFrame::History { with: Target::Room(_), .. } => Some(Refusal::NO_ROOM),
-            ClientFrame::Typing { .. } => None,
             ClientFrame::History { .. } => Some(Refusal::NOT_SERVED),
             ClientFrame::Message(_) => None,
         }

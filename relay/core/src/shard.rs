@@ -28,6 +28,7 @@ use crate::store::Restored;
 use crate::sweep::Sweep;
 use crate::timers::{Armed, Timers};
 use crate::transit::Transit;
+use crate::typing::Typists;
 
 /// One shard of the relay. See the crate for its interface and invariants.
 #[derive(Debug)]
@@ -65,6 +66,7 @@ pub(crate) struct Core {
     pub(crate) transit: Transit,
     pub(crate) journal: Journal,
     pub(crate) receipts: Receipts,
+    pub(crate) typists: Typists,
     pub(crate) totals: Totals,
     pub(crate) sweep: Sweep,
     /// What became of messages, to be told at the end of the batch; and the spare list for it.
@@ -120,6 +122,7 @@ impl Shard {
             transit: Transit::new(limits.in_transit_max),
             journal: Journal::new(config.durability),
             receipts: Receipts::default(),
+            typists: Typists::default(),
             totals: Totals::default(),
             sweep: Sweep::default(),
             settled: Vec::new(),
@@ -183,6 +186,7 @@ impl Shard {
         core.settle(effects);
         core.give_out(effects);
         core.flush_receipts(effects);
+        core.flush_typing(effects);
         core.close_overflowed(effects);
         core.flush_lobby(effects);
         core.catch_up();
@@ -200,7 +204,7 @@ impl Shard {
         let core = &self.core;
         let at_once = (!core.settled.is_empty() || !core.hungry.is_empty()).then_some(core.now.nanos);
         let timers = [core.timers.next(), core.lobby.flush_at(core.subscribers.len())];
-        let memory = [core.router.forget_at(), core.sweep_at(), core.receipts.due_at()];
+        let memory = [core.router.forget_at(), core.sweep_at(), core.receipts.due_at(), core.typists.due_at()];
         let store = [core.journal.due_at(), at_once];
         timers.into_iter().chain(memory).chain(store).flatten().min()
     }
@@ -349,6 +353,7 @@ impl Core {
                 self.outcome(ticket, outcome);
             }
             Envelope::Receipt { to, receipts } => self.receipt(&to, receipts),
+            Envelope::Typing { from, to, is_typing } => self.typist(from, to, is_typing),
             Envelope::Unseen { senders, wait } => self.unseen(&senders, wait),
             Envelope::Lobby { joined, left } => {
                 joined.into_iter().for_each(|key| self.lobby.note_other(key, true));

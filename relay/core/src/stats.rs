@@ -182,6 +182,8 @@ pub struct Stats {
     pub users_forgotten: u64,
     /// Sessions that went on where they were.
     pub recovered: u64,
+    /// Times that somebody typed and too many did at once.
+    pub typing_dropped: u64,
     /// Receipt frames sent.
     pub receipts_sent: u64,
     /// Application bytes received.

@@ -166,6 +166,11 @@ impl Trace {
                 self.hasher.write(to.as_bytes());
                 self.bytes(format!("{receipts:?}").as_bytes());
             }
+            Envelope::Typing { from, to, is_typing } => {
+                self.hasher.write(&[5, u8::from(*is_typing)]);
+                self.hasher.write(from.as_bytes());
+                self.hasher.write(to.as_bytes());
+            }
             Envelope::Unseen { senders, wait } => {
                 self.hasher.write(&[4, u8::from(*wait)]);
                 for &(sender, count) in senders {
@@ -275,6 +280,7 @@ fn describe_envelope(envelope: &Envelope) -> String {
             format!("delivered {}.{} {outcome:?}", ticket.slot, ticket.generation)
         }
         Envelope::Receipt { to, receipts } => format!("receipts for {to:?}: {receipts:?}"),
+        Envelope::Typing { from, to, is_typing } => format!("{from:?} types to {to:?}: {is_typing}"),
         Envelope::Unseen { senders, wait } => format!("unseen mail of {senders:?} waits: {wait}"),
         Envelope::Lobby { joined, left } => format!("lobby joined {joined:?} left {left:?}"),
     }

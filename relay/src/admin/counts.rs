@@ -62,7 +62,7 @@ fn core(stats: &Stats) -> Value {
         closed_too_many verified_single verified_batched batches batches_failed lobby_flushes lobby_snapshots
         lobby_merged ids_evicted users_known inbox_entries inbox_bytes tail_bytes memory_evicted inbox_full
         copies_dropped batches_given_out entries_given_out entries_stored entries_never_stored store_full store_failed
-        loads loads_failed entries_loaded entries_missing expired users_forgotten recovered receipts_sent bytes_in
+        loads loads_failed entries_loaded entries_missing expired users_forgotten recovered typing_dropped receipts_sent bytes_in
         bytes_out, not refused);
     let refused =
         Reason::ALL.iter().zip(stats.refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into()));

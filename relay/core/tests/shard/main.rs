@@ -9,3 +9,4 @@ mod receipts;
 mod restart;
 mod resume;
 mod sessions;
+mod typing;
