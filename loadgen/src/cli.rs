@@ -85,9 +85,9 @@ pub struct ReportArgs {
 
 const RUN_HELP: &str = "\
 Latency counts from the intended send time: a message that was due and could not go yet counts its wait.
-Targets: message|service|send_lag|blocked|ack|lobby|lobby.join|lobby.leave|connect|auth,
-each .p50 .p90 .p99 .p99.9 .max with < or <= and a duration, and so storm.converged; loss, duplicates, errors, diverged with
-=, < or <=; rate with > or >=. A percentile needs ten samples beyond it: 1,000 for p99.
+Targets: message|service|send_lag|blocked|ack|lobby|lobby.join|lobby.leave|lobby.first|lobby.median|lobby.last|
+connect|auth, each .p50 .p90 .p99 .p99.9 .max with < or <= and a duration, and so storm.converged; loss, duplicates,
+errors, diverged with =, < or <=; rate with > or >=. A percentile needs ten samples beyond it: 1,000 for p99.
 
 INVALID, instead of PASS or FAIL, if the figures say more of the generator than of the relay: send lag p99 above 5 ms or
 a tenth of the tightest target, less than 99 % of the rate reached, a worker above 90 %, long stalls, steal, throttling,

@@ -17,6 +17,7 @@
 //! | [`schedule`], [`rng`], [`clock`] | when messages are due |
 //! | [`identity`], [`stock`], [`signer`] | keys; messages signed ahead; who signs them |
 //! | [`worker`] | the thread that holds clients and measures |
+//! | [`spread`] | when the first, the median and the last watcher were told |
 //! | [`lobby`] | what a client knows of who is online, and how late it learns |
 //! | [`ledger`], [`recorder`] | what became of each message; histograms |
 //! | [`run`] | phases: connect, sign, warm-up, steady, drain, settle |
@@ -75,6 +76,7 @@ pub mod scenario;
 pub mod schedule;
 pub mod signer;
 pub mod slo;
+pub mod spread;
 pub mod stock;
 pub mod summary;
 pub mod table;

@@ -251,6 +251,8 @@ pub struct Visitors {
     keys: Vec<PublicKey>,
     numbers: HashMap<PublicKey, u32>,
     visits: Vec<Visit>,
+    /// Clients that stay and watch, over all workers.
+    watching: AtomicU64,
 }
 
 impl Visitors {
@@ -259,7 +261,7 @@ impl Visitors {
     pub fn new(keys: Vec<PublicKey>) -> Self {
         let numbers = keys.iter().zip(0..).map(|(&key, number)| (key, number)).collect();
         let visits = keys.iter().map(|_| Visit::default()).collect();
-        Self { keys, numbers, visits }
+        Self { keys, numbers, visits, watching: AtomicU64::new(0) }
     }
 
     /// How many there are.
@@ -293,6 +295,22 @@ impl Visitors {
     #[must_use]
     pub fn when(&self, seen: Seen) -> u64 {
         self.moment(seen).load(Ordering::Relaxed)
+    }
+
+    /// One more client watches.
+    pub fn watch(&self) {
+        self.watching.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client watches no longer.
+    pub fn look_away(&self) {
+        self.watching.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many clients watch now, over all workers.
+    #[must_use]
+    pub fn watching(&self) -> u64 {
+        self.watching.load(Ordering::Relaxed)
     }
 
     // Relaxed: a watcher learns of the visit through the relay, long after it was noted, and the

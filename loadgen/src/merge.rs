@@ -28,6 +28,7 @@ use crate::report::{Facts, judge};
 use crate::scenario::Ramp;
 use crate::scenario::outcome::{Aside, SlowReaderCounts, StepSummary};
 use crate::slo::Slo;
+use crate::spread::Reach;
 use crate::summary::{Generator, MetricSummary, Part, SCHEMA, Summary, Throughput, metrics};
 use crate::validity::{Finding, FindingKind};
 
@@ -121,10 +122,13 @@ pub fn merge(runs: &[Archive], slo: Option<Slo>, force: bool) -> Result<Measurem
     }
     let (mut ledger, mut steady, mut missing) = (Ledger::default(), SteadyCounts::default(), Missing::default());
     let mut lobby = LobbyOutcome { truth_known: true, ..LobbyOutcome::default() };
+    // Each generator's watchers see its own visitors.
+    let mut reach = Reach::default();
     for run in runs {
         ledger.add(&run.summary.ledger);
         steady.add(&run.summary.steady);
         lobby.add(&run.summary.lobby);
+        reach.add(&run.summary.reach);
         let of_run = run.missing();
         for metric in Metric::ALL {
             missing.set(metric, missing.of(metric) + of_run.of(metric));
@@ -172,7 +176,8 @@ pub fn merge(runs: &[Archive], slo: Option<Slo>, force: bool) -> Result<Measurem
         throughput,
         ledger,
         lobby,
-        lobby_reach: reach(runs),
+        lobby_reach: reach.share(),
+        reach,
         aside: runs.iter().fold(Aside::default(), |mut sum, run| {
             sum.add(&run.summary.aside);
             sum
@@ -319,20 +324,6 @@ fn intervals(runs: &[Archive]) -> Vec<Interval> {
         }
     }
     sums
-}
-
-/// Each generator's watchers see its own visitors: what they should see is added by generator.
-fn reach(runs: &[Archive]) -> Option<f64> {
-    let (mut seen, mut expected) = (0.0, 0.0);
-    for run in runs {
-        let steady = &run.summary.steady;
-        if let Some(reach) = run.summary.lobby_reach {
-            let sightings = ((steady.joins + steady.leaves) * steady.watchers) as f64;
-            seen += reach * sightings;
-            expected += sightings;
-        }
-    }
-    (expected > 0.0).then(|| seen / expected)
 }
 
 /// The steps of a rate that rises, from the sums of its seconds. All generators had the same steps.

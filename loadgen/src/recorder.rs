@@ -28,6 +28,12 @@ pub enum Metric {
     LobbyJoin,
     /// From a visitor's close to a watcher's lobby missing them.
     LobbyLeave,
+    /// From a join or leave to the first watcher's lobby showing it: one value an event.
+    LobbyFirst,
+    /// From a join or leave until half of the watchers' lobbies showed it.
+    LobbyMedian,
+    /// From a join or leave until the last watcher's lobby showed it.
+    LobbyLast,
     /// From starting to connect to the end of the upgrade.
     Connect,
     /// From sending `auth` to `welcome`.
@@ -36,7 +42,7 @@ pub enum Metric {
 
 impl Metric {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Message,
         Self::Service,
         Self::SendLag,
@@ -44,6 +50,9 @@ impl Metric {
         Self::Ack,
         Self::LobbyJoin,
         Self::LobbyLeave,
+        Self::LobbyFirst,
+        Self::LobbyMedian,
+        Self::LobbyLast,
         Self::Connect,
         Self::Auth,
     ];
@@ -59,6 +68,9 @@ impl Metric {
             Self::Ack => "ack",
             Self::LobbyJoin => "lobby.join",
             Self::LobbyLeave => "lobby.leave",
+            Self::LobbyFirst => "lobby.first",
+            Self::LobbyMedian => "lobby.median",
+            Self::LobbyLast => "lobby.last",
             Self::Connect => "connect",
             Self::Auth => "auth",
         }

@@ -6,7 +6,7 @@ use crate::environment::Environment;
 use crate::exit::Exit;
 use crate::ledger::{Ledger, LobbyOutcome};
 use crate::plan::{Rate, Spawn, WorkloadRecord};
-use crate::recorder::{Metric, Missing, Recorder};
+use crate::recorder::{Missing, Recorder};
 use crate::run::{RelayResult, RunResult};
 use crate::scenario::outcome::{self, StormSummary};
 use crate::slo::{Judgement, Measured, Slo, overall};
@@ -22,7 +22,6 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
     let workload = &plan.workload;
     let seconds = workload.duration.as_secs_f64();
     let steady = result.steady;
-    let missing = result.missing();
     let throughput = Throughput {
         due_per_second: steady.due as f64 / seconds,
         sent_per_second: steady.sent as f64 / seconds,
@@ -33,7 +32,7 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
     let Judged { verdict, too_few, exit } = judge(&Facts {
         slo: &plan.slo,
         recorder: &result.recorder,
-        missing: &missing,
+        missing: &result.missing,
         ledger: &result.ledger,
         lobby: &result.lobby,
         delivered_per_second: throughput.delivered_per_second,
@@ -42,8 +41,6 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         relay_failed: result.relay.as_ref().is_some_and(|relay| relay.end.is_err()),
         storm: storm.as_ref(),
     });
-    let seen = result.recorder.of(Metric::LobbyJoin).len() + result.recorder.of(Metric::LobbyLeave).len();
-    let expected = (steady.joins + steady.leaves) * steady.watchers;
     let summary = Summary {
         schema: SCHEMA.to_owned(),
         started: humantime::format_rfc3339_seconds(started).to_string(),
@@ -61,12 +58,13 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
             url: format!("ws://{}{}", plan.target.authority, plan.target.path),
             relay_name: plan.target.relay_name.clone(),
         },
-        metrics: metrics(&result.recorder, &missing),
+        metrics: metrics(&result.recorder, &result.missing),
         steady,
         throughput,
         ledger: result.ledger.clone(),
         lobby: result.lobby,
-        lobby_reach: (expected > 0).then(|| seen as f64 / expected as f64),
+        lobby_reach: result.reach.share(),
+        reach: result.reach,
         aside: scenario.aside,
         steps: outcome::steps(workload, result.intervals.iter().skip(1).map(|interval| &*interval.recorder)),
         storm,

@@ -33,6 +33,7 @@ use crate::recorder::{Metric, Missing, Recorder};
 use crate::relay_admin::{Admin, RelayAbout, ShardLoad};
 use crate::relay_process::{RelayError, RelayProcess, Usage};
 use crate::scenario;
+use crate::spread::Reach;
 use crate::validity::Finding;
 
 use coordinator::Coordinator;
@@ -126,6 +127,10 @@ pub struct RunResult {
     pub scenario: scenario::outcome::Outcome,
     /// When the last lobby came to what it was at the end, on the run's clock.
     pub settled_ns: u64,
+    /// How far joins and leaves reached.
+    pub reach: Reach,
+    /// Samples of the steady phase that should be there and never came.
+    pub missing: Missing,
     /// The workers' engine.
     pub engine: EngineKind,
     /// Each worker's own.
@@ -145,18 +150,22 @@ pub struct RunResult {
 }
 
 impl RunResult {
-    /// Samples of the steady phase that should be there and never came.
-    #[must_use]
-    pub fn missing(&self) -> Missing {
-        let steady = &self.steady;
+    /// Counts what should be there and never came, where it follows from the books.
+    fn count_missing(&mut self) {
+        let (steady, reach, missing) = (&self.steady, &self.reach, &mut self.missing);
         let seen = |metric| self.recorder.of(metric).len();
-        let mut missing = Missing::default();
-        missing.set(Metric::Message, steady.due.saturating_sub(steady.delivered));
-        missing.set(Metric::Service, steady.sent.saturating_sub(steady.delivered));
         let acks = self.scenario.storm.acks;
         let acks_due = (steady.sent + acks.surplus).saturating_sub(acks.waived);
-        missing.set(Metric::Ack, acks_due.saturating_sub(seen(Metric::Ack)));
-        missing
+        let never = [
+            (Metric::Message, steady.due.saturating_sub(steady.delivered)),
+            (Metric::Service, steady.sent.saturating_sub(steady.delivered)),
+            (Metric::Ack, acks_due.saturating_sub(seen(Metric::Ack))),
+            (Metric::LobbyJoin, reach.join_watchers.saturating_sub(seen(Metric::LobbyJoin))),
+            (Metric::LobbyLeave, reach.leave_watchers.saturating_sub(seen(Metric::LobbyLeave))),
+        ];
+        for (metric, count) in never {
+            missing.set(metric, count);
+        }
     }
 }
 

@@ -6,11 +6,13 @@
 //!          | count ("=" | "<" | "<=") number                    loss=0
 //!          | "rate" (">" | ">=") number                         rate>=40000
 //!          | "storm.converged" ("<" | "<=") duration            storm.converged<5s
-//! metric   = message | service | send_lag | ack | lobby | lobby.join | lobby.leave | connect | auth
+//! metric   = message | service | send_lag | blocked | ack | connect | auth
+//!          | lobby | lobby.join | lobby.leave | lobby.first | lobby.median | lobby.last
 //! percentile = p50 | p90 | p99 | p99.9 | p99.99 | max           (any number behind the p)
 //! count    = loss | duplicates | errors | diverged
 //! ```
-//! `lobby` is joins and leaves together; `loss` counts whatever was due and did not arrive as sent;
+//! `lobby` is joins and leaves together, as each watcher saw them; `lobby.last` has one value for each
+//! join or leave, when the last watcher saw it; `loss` counts whatever was due and did not arrive as sent;
 //! `errors` everything else that is wrong; `rate` is messages delivered a second.
 //!
 //! A term about something that never happened is neither met nor missed: it is invalid. So is one

@@ -17,6 +17,7 @@ use crate::relay_admin::{RelayAbout, ShardLoad};
 use crate::relay_process::Usage;
 use crate::scenario::outcome::{Aside, SlowReaderCounts, StepSummary, StormSummary};
 use crate::slo::{Judgement, TermVerdict};
+use crate::spread::Reach;
 use crate::validity::Finding;
 use crate::worker::WorkerHealth;
 
@@ -66,6 +67,9 @@ pub struct Summary {
     /// The slow readers, if there were some.
     #[serde(default)]
     pub slow_readers: Option<SlowReaderCounts>,
+    /// The same in numbers.
+    #[serde(default)]
+    pub reach: Reach,
     /// The generator.
     pub generator: Generator,
     /// A relay of our own.

@@ -22,6 +22,9 @@ pub(crate) fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
         Metric::Ack => "  ack (written → acked)",
         Metric::LobbyJoin => "lobby join, as watchers saw it",
         Metric::LobbyLeave => "lobby leave, as watchers saw it",
+        Metric::LobbyFirst => "  first watcher told of each",
+        Metric::LobbyMedian => "  median watcher",
+        Metric::LobbyLast => "  last watcher",
         Metric::Connect => "connect (TCP and upgrade)",
         Metric::Auth => "auth (sent → welcome)",
     };
@@ -154,10 +157,11 @@ fn lobby(out: &mut String, summary: &Summary) -> std::fmt::Result {
         None => writeln!(out),
         Some(reach) => writeln!(
             out,
-            "; {} joins and {} leaves, {:.2} % of sightings",
+            "\n           {} joins and {} leaves reached {:.2} % of those who watched, {} of them not all",
             show_count(summary.steady.joins),
             show_count(summary.steady.leaves),
             reach * 100.0,
+            show_count(summary.reach.incomplete),
         ),
     }
 }

@@ -345,7 +345,8 @@ impl<'r> Worker<'r> {
     /// Hands the interval's recorder over. The last interval lasts until the worker ends.
     fn rotate(&mut self, moments: &Moments) {
         let recorder = std::mem::take(&mut self.session.recorder);
-        self.report(Report::Interval { number: self.interval, recorder });
+        let news = self.session.sightings.take();
+        self.report(Report::Interval { number: self.interval, recorder, news });
         self.interval += 1;
         let next_ns = moments.steady_ns + self.interval * SECOND_NS;
         self.rotate_ns = if next_ns < moments.end_ns { next_ns } else { u64::MAX };
@@ -443,7 +444,7 @@ impl<'r> Worker<'r> {
         self.session.close_books();
         let mut scenario = self.session.scenario_outcome();
         scenario.storm.busy = self.effort.of_storm();
-        let Session { traffic, churn, recorder, disagreements, .. } = self.session;
+        let Session { traffic, churn, recorder, mut sightings, disagreements, .. } = self.session;
         let (busy, cpu_ns, waited_ns) = self.effort.of(traffic.moments());
         Report::Done(Box::new(Outcome {
             health: WorkerHealth {
@@ -459,6 +460,7 @@ impl<'r> Worker<'r> {
             steady: traffic.steady,
             recorder,
             scenario,
+            news: sightings.take(),
             disagreements,
             stats: self.engine.stats(),
         }))

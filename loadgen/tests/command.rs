@@ -4,12 +4,12 @@
 
 mod fake_relay;
 
-use std::process::{Command, Output};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::process::{Child, Command, Output};
+use std::time::{Duration, Instant};
 
 use fake_relay::{FakeRelay, Faults};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 
 fn loadgen(arguments: &[&str]) -> Output {
@@ -41,14 +41,13 @@ fn short_run(relay: &FakeRelay, arguments: &[&str]) -> Output {
 /// A short run that says something. On a machine where others take the cores, INVALID is the right
 /// answer: that is asked again, which does not say how the run should end otherwise.
 fn believable_run(faults: Faults, arguments: &[&str]) -> Output {
-    let mut output = None;
-    for _ in 0..20 {
-        let run = output.insert(short_run(&FakeRelay::start(faults), arguments));
-        if run.status.code() != Some(3) {
-            break;
+    let deadline = Instant::now() + Duration::from_secs(180);
+    loop {
+        let output = short_run(&FakeRelay::start(faults), arguments);
+        if output.status.code() != Some(3) || Instant::now() > deadline {
+            return output;
         }
     }
-    output.unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -139,44 +138,37 @@ fn what_only_the_relay_can_have_done_is_missed_in_an_invalid_run_too() {
     }
 }
 
-/// A thread that keeps a core busy until it is dropped.
-struct Hog {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
+/// A process that keeps a core busy until it is dropped.
+struct Hog(Child);
 
 impl Hog {
     fn on(core: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            loadgen::preflight::pin_thread(core);
-            while !stopped.load(Ordering::Relaxed) {
-                std::hint::spin_loop();
-            }
-        });
-        Self { stop, thread: Some(thread) }
+        let hog = Self(Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap());
+        let mut cores = CpuSet::new();
+        cores.set(core);
+        sched_setaffinity(Some(Pid::from_child(&hog.0)), &cores).unwrap();
+        hog
     }
 }
 
 impl Drop for Hog {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let _ = self.thread.take().unwrap().join();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
 #[test]
 fn a_generator_starved_of_its_core_is_invalid() {
-    // The last core that this process may use. Beside a busy thread one of the lowest priority gets
-    // a seventieth of it.
+    // At this rate the worker never sleeps, and beside nine busy processes it has a tenth of its core,
+    // the last one that this process may use.
     let cores = loadgen::interference::own_cores();
     let core = *cores.last().unwrap();
-    let _hog = Hog::on(core);
     let relay = FakeRelay::start(Faults::default());
-    let mut command = Command::new("nice");
-    command.args(["-n", "19", env!("CARGO_BIN_EXE_loadgen"), "run", &relay.url(), "--clients", "4"]);
-    command.args(["--rate", "2000/s", "--ramp", "10ms", "--warmup", "100ms", "--duration", "2s", "--drain", "500ms"]);
+    let _hogs: Vec<_> = (0..9).map(|_| Hog::on(core)).collect();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command.args(["run", &relay.url(), "--clients", "4"]);
+    command.args(["--rate", "10000/s", "--ramp", "10ms", "--warmup", "100ms", "--duration", "2s", "--drain", "500ms"]);
     command.args(["--pin-cores", &core.to_string(), "--slo", "message.p99<1h,loss=0"]);
     let (code, kinds, stdout) = invalid_findings(&mut command);
     assert_eq!(code, Some(3), "{stdout}");
@@ -332,10 +324,10 @@ fn describe(out: &mut String, path: &str, value: &Value) {
 
 #[test]
 fn report_shows_a_finished_run_again() {
-    let relay = FakeRelay::start(Faults { drop_every: 3, ..Faults::default() });
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_str().unwrap();
-    let run = short_run(&relay, &["--out", out, "--slo", "loss=0"]);
+    let faults = Faults { drop_every: 3, ..Faults::default() };
+    let run = believable_run(faults, &["--out", out, "--slo", "loss=0"]);
     assert_eq!(run.status.code(), Some(99), "{}", text(&run.stderr));
     let page = directory.path().join("report.html");
     let first = std::fs::read_to_string(&page).unwrap();

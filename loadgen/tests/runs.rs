@@ -171,7 +171,7 @@ fn one_message_lost_in_a_thousand_is_counted() {
     let (result, counts) = run_with(Faults { drop_every: 1000, ..Faults::default() }, workload);
     assert_eq!(counts.dropped, 4);
     assert_eq!((result.ledger.sent, result.ledger.delivered, result.ledger.lost), (4000, 3996, 4));
-    assert_eq!((undelivered(&result), result.missing().of(Metric::Message)), (4, 4));
+    assert_eq!((undelivered(&result), result.missing.of(Metric::Message)), (4, 4));
     // Four of 4,000: the 99.9th percentile is the last that came.
     let messages = result.recorder.of(Metric::Message);
     assert!(quantile(messages, 4, 0.999).is_some() && quantile(messages, 4, 0.9991).is_none());
@@ -276,6 +276,28 @@ fn watchers_see_every_visitor_come_and_go() {
     assert_eq!(result.recorder.of(Metric::LobbyJoin).len(), 8 * result.steady.joins);
     assert_eq!(result.recorder.of(Metric::LobbyLeave).len(), 8 * result.steady.leaves);
     assert_eq!((result.lobby.diverged, result.ledger.faults()), (0, 0));
+    spread_to_everybody(&result);
+}
+
+/// Every join and leave has a first, a median and a last watcher, in that order, and nobody missed one.
+fn spread_to_everybody(result: &RunResult) {
+    let events = result.steady.joins + result.steady.leaves;
+    let spread = [Metric::LobbyFirst, Metric::LobbyMedian, Metric::LobbyLast];
+    assert_eq!(spread.map(|metric| result.recorder.of(metric).len()), [events; 3]);
+    assert_eq!(spread.map(|metric| result.missing.of(metric)), [0; 3]);
+    let sums = spread.map(|metric| result.recorder.of(metric).mean());
+    assert!(sums[0] <= sums[1] * 1.01 && sums[1] <= sums[2] * 1.01, "{sums:?}");
+    let reach = &result.reach;
+    assert_eq!((reach.events, reach.incomplete, reach.told), (events, 0, 8 * events));
+    assert_eq!((reach.join_watchers, reach.leave_watchers), (8 * result.steady.joins, 8 * result.steady.leaves));
+}
+
+#[test]
+fn a_join_is_followed_over_all_workers() {
+    let relay = FakeRelay::start(Faults::default());
+    let result = try_run(Request { workers: 3, ..request(&relay, visited()) }).unwrap();
+    assert!(result.steady.joins >= 15, "{:?}", result.steady);
+    spread_to_everybody(&result);
 }
 
 #[test]
@@ -286,6 +308,16 @@ fn a_forgotten_leave_is_noticed_once_by_each_and_repaired() {
     assert_eq!(result.lobby.diverged_at_end, 0);
     assert!(result.lobby.diverged >= 8);
     assert_eq!(result.recorder.of(Metric::LobbyLeave).len(), 8 * (result.steady.leaves - 1));
+    nobody_was_told_of_one_leave(&result);
+}
+
+fn nobody_was_told_of_one_leave(result: &RunResult) {
+    assert_eq!(result.reach.incomplete, 1);
+    assert_eq!(result.reach.told, 8 * (result.reach.events - 1));
+    for metric in [Metric::LobbyFirst, Metric::LobbyMedian, Metric::LobbyLast] {
+        assert_eq!(result.missing.of(metric), 1, "{metric:?}");
+    }
+    assert_eq!((result.missing.of(Metric::LobbyLeave), result.missing.of(Metric::LobbyJoin)), (8, 0));
 }
 
 #[test]
@@ -296,6 +328,7 @@ fn a_ghost_leaves_every_lobby_wrong_at_the_end() {
     assert_eq!(result.lobby.disagreements, 0);
     assert!(result.lobby.clients >= 8);
     assert_eq!(result.lobby.diverged_at_end, result.lobby.clients);
+    nobody_was_told_of_one_leave(&result);
 }
 
 #[test]

@@ -16,11 +16,12 @@ use crate::interval_log::Interval;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
 use crate::plan::{Moments, Rate, RunPlan};
 use crate::progress::Progress;
-use crate::recorder::Recorder;
+use crate::recorder::{Missing, Recorder};
 use crate::relay_admin::{self, Admin, CpuByThread};
 use crate::relay_process::{RelayProcess, Usage};
 use crate::scenario;
 use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
+use crate::spread::Spread;
 use crate::stock::Batch;
 use crate::summary::WorkerRecord;
 use crate::units::show_count;
@@ -62,6 +63,8 @@ pub(super) struct Coordinator<'a> {
     empty: Usage,
     /// Intervals by number, and how many workers have handed theirs in.
     intervals: Vec<(Box<Recorder>, usize)>,
+    /// Joins and leaves.
+    spread: Spread,
     notes: Vec<String>,
     witness: Witness,
 }
@@ -91,6 +94,7 @@ impl<'a> Coordinator<'a> {
             signers: Vec::new(),
             empty,
             intervals: Vec::new(),
+            spread: Spread::default(),
             notes: Vec::new(),
             witness,
         };
@@ -137,7 +141,7 @@ impl<'a> Coordinator<'a> {
         self.witness.watch(&moments, self.relay.as_ref().map(RelayProcess::id).or_else(listener));
         let (begin, end) = self.watch(&moments)?;
         let (mut lobby, settled_ns) = self.settle(truth_known)?;
-        let outcomes = self.collect()?;
+        let mut outcomes = self.collect()?;
         let (mut ledger, mut steady) = (Ledger::default(), SteadyCounts::default());
         let mut scenario = scenario::outcome::Outcome::default();
         for outcome in &outcomes {
@@ -147,10 +151,24 @@ impl<'a> Coordinator<'a> {
             lobby.disagreements += outcome.disagreements;
         }
         let last = self.intervals.len();
-        for outcome in &outcomes {
+        for outcome in &mut outcomes {
             self.take_interval(last, &outcome.recorder);
+            self.spread.take(std::mem::take(&mut outcome.news));
         }
-        let intervals = self.lay_out(&moments);
+        let mut intervals = self.lay_out(&moments);
+        let mut missing = Missing::default();
+        let reach = std::mem::take(&mut self.spread).finish(
+            &moments,
+            |when_ns, metric, ns| {
+                // The first interval is all before the steady phase; the last one lasts until the end.
+                let number = 1 + (when_ns.saturating_sub(moments.steady_ns) / SECOND_NS) as usize;
+                let number = number.min(intervals.len().saturating_sub(1));
+                if let Some(interval) = intervals.get_mut(number) {
+                    interval.recorder.record(metric, ns);
+                }
+            },
+            &mut missing,
+        );
         let mut recorder = Recorder::default();
         for interval in &intervals {
             recorder.add(&interval.recorder);
@@ -174,6 +192,8 @@ impl<'a> Coordinator<'a> {
             lobby,
             scenario,
             settled_ns,
+            reach,
+            missing,
             engine,
             workers,
             relay,
@@ -183,6 +203,7 @@ impl<'a> Coordinator<'a> {
             findings: Vec::new(),
             notes: std::mem::take(&mut self.notes),
         };
+        result.count_missing();
         result.findings = examine(&evidence(&result));
         Ok(result)
     }
@@ -285,8 +306,9 @@ impl<'a> Coordinator<'a> {
     }
 
     fn take(&mut self, report: Report) {
-        if let Report::Interval { number, recorder } = report {
+        if let Report::Interval { number, recorder, news } = report {
             self.take_interval(number as usize, &recorder);
+            self.spread.take(news);
         }
     }
 

@@ -113,6 +113,9 @@ impl Session {
         }
         if stage == Stage::Active && place < self.stable {
             self.active -= 1;
+            if !self.slow.holds(place) {
+                self.plan.visitors.look_away();
+            }
         }
         stage
     }
@@ -146,10 +149,7 @@ impl Session {
         let now_ns = self.plan.clock.now_ns();
         client.since_ns = now_ns;
         let seen = Seen { visitor: client.number - self.plan.workload.clients, joined: false };
-        self.plan.visitors.note(seen, now_ns);
-        if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) {
-            self.traffic.steady.leaves += 1;
-        }
+        self.happens(seen, now_ns);
     }
 
     /// Looks after waits that take too long. To be called now and then.
@@ -219,10 +219,7 @@ impl Session {
                 client.since_ns = now_ns;
                 if place >= self.stable {
                     let seen = Seen { visitor: client.number - self.plan.workload.clients, joined: true };
-                    self.plan.visitors.note(seen, now_ns);
-                    if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) {
-                        self.traffic.steady.joins += 1;
-                    }
+                    self.happens(seen, now_ns);
                 }
             }
             Err(error) => self.gone(place, &format!("{error}; --relay-name sets the name that is expected")),

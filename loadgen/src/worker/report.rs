@@ -14,6 +14,7 @@ use crate::plan::Moments;
 use crate::recorder::Recorder;
 use crate::scenario;
 use crate::signer::Peers;
+use crate::spread::News;
 use crate::stock::Batch;
 
 /// What the coordinator tells a worker.
@@ -45,6 +46,8 @@ pub enum Report {
         number: u64,
         /// What was measured.
         recorder: Box<Recorder>,
+        /// Who joined and left, and who was told.
+        news: News,
     },
     /// Everything sent has come to an end, or the time to wait for it has.
     Drained,
@@ -119,6 +122,8 @@ pub struct Outcome {
     pub recorder: Box<Recorder>,
     /// What was not steady.
     pub scenario: scenario::outcome::Outcome,
+    /// Who joined and left since then, and who was told.
+    pub news: News,
     /// Times a lobby began to disagree.
     pub disagreements: u64,
     /// How busy it was.

@@ -29,12 +29,13 @@ use super::traffic::Traffic;
 use super::{Gauge, LobbyGroup, LobbyReport, RelayLimits};
 use crate::clock::SECOND_NS;
 use crate::identity;
-use crate::lobby::{self, Change, UpdateCache};
+use crate::lobby::{self, Change, Seen, UpdateCache};
 use crate::plan::{HANDSHAKES_MAX, Moments, RunPlan};
 use crate::recorder::{Metric, Recorder};
 use crate::rng::Rng;
 use crate::scenario;
 use crate::scenario::outcome::StormCounts;
+use crate::spread::{self, Sightings};
 
 /// At most one `lobby_sync` in 2 s (PROTOCOL, Lobby).
 const SYNC_NS: u64 = 2 * SECOND_NS;
@@ -55,6 +56,7 @@ pub(crate) struct Session {
     pub(crate) storm: Storm,
     pub(crate) slow: SlowReaders,
     pub(crate) recorder: Box<Recorder>,
+    pub(crate) sightings: Sightings,
     /// Places that want a connection.
     pub(crate) connects: VecDeque<u32>,
     /// Connections that are given up.
@@ -99,6 +101,7 @@ impl Session {
             storm: Storm::new(plan, worker, stable),
             slow: SlowReaders::new(plan, worker, stable),
             recorder: Box::default(),
+            sightings: Sightings::default(),
             connects: VecDeque::new(),
             closes: Vec::new(),
             dialled: 0,
@@ -261,9 +264,10 @@ impl Session {
         {
             for &seen in &update.seen {
                 let when_ns = visitors.when(seen);
-                if moments.is_steady(when_ns) {
+                if moments.is_steady(when_ns) && !self.storm.hides(when_ns) {
                     let metric = if seen.joined { Metric::LobbyJoin } else { Metric::LobbyLeave };
                     self.recorder.record(metric, now_ns - when_ns);
+                    self.sightings.saw(spread::Event::new(seen, when_ns), now_ns - when_ns);
                 }
             }
         }
@@ -305,11 +309,23 @@ impl Session {
         }
     }
 
+    /// A visitor joins or leaves now: the watchers are to be told.
+    pub(super) fn happens(&mut self, seen: Seen, now_ns: u64) {
+        self.plan.visitors.note(seen, now_ns);
+        if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) && !self.storm.hides(now_ns) {
+            *(if seen.joined { &mut self.traffic.steady.joins } else { &mut self.traffic.steady.leaves }) += 1;
+            self.sightings.made(spread::Event::new(seen, now_ns), self.plan.visitors.watching());
+        }
+    }
+
     pub(super) fn entered(&mut self, place: u32, now_ns: u64) {
         self.clients[place as usize].stage = Stage::Active;
         if place < self.stable {
             self.active += 1;
             self.returned(place, now_ns);
+            if !self.slow.holds(place) {
+                self.plan.visitors.watch();
+            }
         } else {
             self.churn.arrived(place, now_ns);
         }
