@@ -117,17 +117,17 @@ fn counts_are_added_and_targets_judged_anew() {
 
 #[test]
 fn sightings_are_those_of_each_generators_own_visitors() {
-    let steady = |joins: u64, watchers: u64, reach: f64| {
+    let reach = |joins: u64, incomplete: u64, told: u64| {
         move |summary: &mut Value| {
-            summary["steady"]["joins"] = json!(joins);
-            summary["steady"]["leaves"] = json!(0);
-            summary["steady"]["watchers"] = json!(watchers);
-            summary["lobby_reach"] = json!(reach);
+            summary["reach"] = json!({
+                "events": joins, "incomplete": incomplete, "join_watchers": 100 * joins, "leave_watchers": 0, "told": told,
+            });
         }
     };
-    let runs = [generator(1, 0, &[], steady(10, 100, 1.0)), generator(2, 0, &[], steady(30, 100, 0.5))];
+    let runs = [generator(1, 0, &[], reach(10, 0, 1000)), generator(2, 0, &[], reach(30, 15, 1500))];
     // 1,000 of 1,000 and 1,500 of 3,000.
-    assert_eq!(merge(&runs, None, false).unwrap().summary.lobby_reach, Some(0.625));
+    let merged = merge(&runs, None, false).unwrap().summary;
+    assert_eq!((merged.lobby_reach, merged.reach.events, merged.reach.incomplete), (Some(0.625), 40, 15));
 }
 
 #[test]
