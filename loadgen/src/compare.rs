@@ -331,8 +331,7 @@ pub fn compare(a: &Side, b: &Side, question: &Question) -> Result<Comparison, Co
     let (runs_a, runs_b) = (a.samples(), b.samples());
     let paired = took_turns(&runs_a, &runs_b);
     let workload = &a.runs[0].1.workload;
-    let outcome =
-        judge(&runs_a, &runs_b, paired, likeness::seconds_alike(&a.runs[0].1), workload.is_closed_loop(), question);
+    let outcome = judge(&runs_a, &runs_b, paired, workload.is_closed_loop(), question);
     let (record_a, record_b) = (a.record(), b.record());
     let cautions = cautions(a, b, &likeness, &record_a, &record_b, paired);
     Ok(Comparison {
@@ -376,11 +375,11 @@ struct Outcome {
 }
 
 /// Judges samples: everything of a comparison that is arithmetic.
-fn judge(a: &[Run], b: &[Run], paired: bool, seconds_alike: bool, closed: bool, question: &Question) -> Outcome {
+fn judge(a: &[Run], b: &[Run], paired: bool, closed: bool, question: &Question) -> Outcome {
     let scale = Scale::of(a, b);
     let (indexed_a, indexed_b) = (Indexed::new(a, &scale), Indexed::new(b, &scale));
     let seed = a.iter().chain(b).fold(0, seed_of);
-    let bench = Bench { a: &indexed_a, b: &indexed_b, scale: &scale, paired, seconds_alike, seed };
+    let bench = Bench { a: &indexed_a, b: &indexed_b, scale: &scale, paired, seed };
     let (mut figures, mut left_out) = (Vec::new(), Vec::new());
     let (whole_a, whole_b) = (bench.whole(&indexed_a), bench.whole(&indexed_b));
     for figure in Figure::all() {

@@ -3,11 +3,11 @@
 //! # Method
 //! Differences are logarithms of ratios, B over A, of percentiles of **sums of histograms**.
 //!
-//! - **Standard error.** Runs are drawn with replacement, and from each run drawn its seconds with
-//!   replacement; the figures of the sums vary from draw to draw. What differs from run to run
-//!   (placement of memory, neighbours on the machine) is thereby counted, not only what differs from
-//!   second to second. Draws of few runs vary too little, by (n - 1) / n, which is made up for.
-//!   Where seconds are not alike (a ramp, a storm), runs are drawn whole.
+//! - **Standard error.** Runs, each a block of its seconds, are drawn with replacement; the figures of
+//!   the sums vary from draw to draw. What differs from run to run (placement of memory, neighbours on
+//!   the machine) is thereby counted, and whatever pattern the seconds of a run have stays whole.
+//!   Draws of few runs vary too little, by (n - 1) / n, which is made up for. Of a single run its
+//!   seconds are drawn.
 //! - **Pairs.** Where runs of A and B took turns, each A with its neighbour B is drawn together: what
 //!   both of them met at that time cancels out.
 //! - **Interval.** Student's t around the difference, with Welch's degrees of freedom: with few runs a
@@ -88,8 +88,6 @@ pub(super) struct Bench<'a> {
     pub(super) scale: &'a Scale,
     /// Whether runs took turns: the n-th of A and the n-th of B are neighbours in time.
     pub(super) paired: bool,
-    /// Whether one second of a run is like another.
-    pub(super) seconds_alike: bool,
     pub(super) seed: u64,
 }
 
@@ -136,7 +134,7 @@ impl Bench<'_> {
         let mut moments = vec![Moments::default(); figures.len()];
         let mut sum = Sum::new(self.scale);
         for _ in 0..DRAWS {
-            let drawn_a: Vec<usize> = draw(&mut rng, runs_a);
+            let drawn_a = draw(&mut rng, runs_a);
             let drawn_b = if self.paired { drawn_a.clone() } else { draw(&mut rng, runs_b) };
             let a = self.resample(&mut sum, &mut rng, self.a, &drawn_a, figures);
             let b = self.resample(&mut sum, &mut rng, self.b, &drawn_b, figures);
@@ -147,7 +145,7 @@ impl Bench<'_> {
         moments.iter().map(|moments| self.error(moments)).collect()
     }
 
-    /// Draws seconds of the runs drawn, and gives the figures' logarithms.
+    /// The figures' logarithms of the runs drawn, or of seconds drawn from a single one.
     fn resample(
         &self,
         sum: &mut Sum,
@@ -157,15 +155,9 @@ impl Bench<'_> {
         figures: &[Figure],
     ) -> Vec<Option<f64>> {
         sum.clear();
-        // What lies in whole runs (CPU time) cannot vary with the seconds of a single one.
-        let whole = !self.seconds_alike && side.runs.len() > 1;
-        for &run in drawn {
-            let run = &side.runs[run];
-            if whole {
-                sum.add_run(run);
-            } else {
-                add_drawn_seconds(sum, rng, run);
-            }
+        match &side.runs[..] {
+            [single] => add_drawn_seconds(sum, rng, single),
+            runs => drawn.iter().for_each(|&run| sum.add_run(&runs[run])),
         }
         sum.values(figures, self.scale).into_iter().map(|value| value.map(f64::ln)).collect()
     }
@@ -306,7 +298,8 @@ fn add_drawn_seconds(sum: &mut Sum, rng: &mut Rng, run: &IndexedRun) {
             sum.add_second(second, f64::from(times));
         }
     }
-    sum.add_whole(run);
+    // CPU time is known of the whole only: it does not vary with the seconds.
+    sum.add_cpu(run);
 }
 
 /// The value that a share of all does not exceed; zero of none.

@@ -103,13 +103,6 @@ fn workload(run: &Summary) -> BTreeMap<String, String> {
     facts
 }
 
-/// Whether one second of the steady phase is like another: nothing rises, bursts or breaks off.
-pub(super) fn seconds_alike(run: &Summary) -> bool {
-    let facts = workload(run);
-    let has = |name| facts.contains_key(name);
-    !(has("burst") || has("storm") || has("slow_readers") || facts.get("rate").is_some_and(|rate| rate.contains("..")))
-}
-
 fn machine(run: &Summary) -> BTreeMap<String, String> {
     let environment = serde_json::to_value(&run.environment).unwrap_or_default();
     let known = MACHINE.into_iter().filter_map(|name| Some((name.to_owned(), environment.get(name)?.clone())));
@@ -173,7 +166,7 @@ fn leaves(value: &Value) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Likeness, leaves, seconds_alike};
+    use super::{Likeness, leaves};
     use crate::summary::Summary;
     use serde_json::{Value, json};
 
@@ -234,12 +227,5 @@ mod tests {
         let found: Vec<_> = leaves(&tree).into_iter().collect();
         let expected = [("a.b", "1"), ("d", "x"), ("e", "[1,2]")];
         assert_eq!(found, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    }
-
-    #[test]
-    fn what_is_not_steady_has_seconds_that_differ() {
-        assert!(seconds_alike(&serde_json::from_value(stored()).unwrap()));
-        assert!(!seconds_alike(&with(&["workload", "rate"], json!("100..500/s"))));
-        assert!(!seconds_alike(&with(&["workload", "storm"], json!("100%@5s"))));
     }
 }

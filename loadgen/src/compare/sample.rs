@@ -1,5 +1,6 @@
 //! Runs as they are resampled: each second of each run with its counts, and sums of such.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use hdrhistogram::Histogram;
@@ -64,6 +65,29 @@ impl Run {
         });
         Self { began: archive.began, seconds: seconds.collect(), cpu }
     }
+
+    /// All its seconds as one.
+    fn whole(&self) -> Second {
+        let total = |part: fn(&Second) -> f64| self.seconds.iter().map(part).sum();
+        let buckets = |series: fn(&Second) -> &Sparse| added(self.seconds.iter().flat_map(series).copied());
+        Second {
+            message: buckets(|second| &second.message),
+            never: total(|second| second.never),
+            lobby: buckets(|second| &second.lobby),
+            lobby_never: total(|second| second.lobby_never),
+            delivered: total(|second| second.delivered),
+            length: total(|second| second.length),
+        }
+    }
+}
+
+/// Buckets of several histograms as those of one.
+fn added(buckets: impl Iterator<Item = (u64, u64)>) -> Sparse {
+    let mut sum = BTreeMap::new();
+    for (value, count) in buckets {
+        *sum.entry(value).or_insert(0) += count;
+    }
+    sum.into_iter().collect()
 }
 
 fn sparse(histogram: &Histogram<u64>) -> Sparse {
@@ -100,6 +124,8 @@ pub(super) struct Indexed {
 #[derive(Clone, Debug)]
 pub(super) struct IndexedRun {
     pub(super) seconds: Vec<IndexedSecond>,
+    /// All seconds together.
+    whole: IndexedSecond,
     cpu: Option<(f64, f64)>,
 }
 
@@ -125,7 +151,11 @@ impl Indexed {
             delivered: second.delivered,
             length: second.length,
         };
-        let run = |run: &Run| IndexedRun { seconds: run.seconds.iter().map(second).collect(), cpu: run.cpu };
+        let run = |run: &Run| IndexedRun {
+            whole: second(&run.whole()),
+            seconds: run.seconds.iter().map(second).collect(),
+            cpu: run.cpu,
+        };
         Self { runs: runs.iter().map(run).collect() }
     }
 }
@@ -178,8 +208,8 @@ impl Sum {
         self.length += second.length * times;
     }
 
-    /// Adds what is known of a run as a whole only.
-    pub(super) fn add_whole(&mut self, run: &IndexedRun) {
+    /// Adds the CPU time of a run.
+    pub(super) fn add_cpu(&mut self, run: &IndexedRun) {
         if let Some((ns, messages)) = run.cpu {
             self.cpu_ns += ns;
             self.cpu_messages += messages;
@@ -188,10 +218,8 @@ impl Sum {
 
     /// Adds a run with all its seconds.
     pub(super) fn add_run(&mut self, run: &IndexedRun) {
-        for second in &run.seconds {
-            self.add_second(second, 1.0);
-        }
-        self.add_whole(run);
+        self.add_second(&run.whole, 1.0);
+        self.add_cpu(run);
     }
 
     /// Samples above a percentile: with few of them it is chance.

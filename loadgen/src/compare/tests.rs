@@ -87,7 +87,7 @@ fn turns(rng: &mut Rng, machine: Machine, cost: f64, rounds: u64, seconds: usize
 }
 
 fn compared(a: &[Run], b: &[Run], question: &Question) -> Outcome {
-    judge(a, b, took_turns(a, b), true, true, question)
+    judge(a, b, took_turns(a, b), true, question)
 }
 
 /// Of so many comparisons, how many have which verdict: no change, slower, faster, undecided.
@@ -170,7 +170,7 @@ fn turns_cancel_what_drifts() {
     let [a, b] = turns(&mut rng, DRIFTING, 1.0, 10, 3);
     assert!(took_turns(&a, &b));
     let width = |paired: bool| {
-        let rows = judge(&a, &b, paired, true, true, &Question::default()).rows;
+        let rows = judge(&a, &b, paired, true, &Question::default()).rows;
         let throughput = rows.into_iter().find(|row| row.figure == "throughput").unwrap();
         throughput.interval.map(|[low, high]| high - low).unwrap()
     };
