@@ -6,7 +6,7 @@
 //! limits nobody: it is no relay.
 //!
 //! ```sh
-//! loadgen run --spawn-relay --relay-bin target/release/bare-peer --relay-args "--pin-core 0" \
+//! loadgen run --spawn-relay --relay-bin target/release/bare-peer --relay-args "--pin-cores 0" \
 //!     --lobby none --clients 100 --rate 100000/s --pin-cores 1
 //! ```
 //!
@@ -64,9 +64,9 @@ struct Options {
     /// Taken as the relay takes it, and not served
     #[arg(long, default_value = "127.0.0.1:7401")]
     admin: SocketAddr,
-    /// Core to stay on
-    #[arg(long)]
-    pin_core: Option<usize>,
+    /// The core to stay on
+    #[arg(long, value_name = "CORE")]
+    pin_cores: Option<usize>,
     /// Way to the kernel
     #[arg(long, value_enum, default_value_t = EngineChoice::Auto)]
     engine: EngineChoice,
@@ -91,9 +91,9 @@ fn serve(options: &Options) -> Result<(), String> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(|error| format!("signals: {error}"))?;
     }
-    if let Some(core) = options.pin_core {
+    if let Some(core) = options.pin_cores {
         if !preflight::Machine::read().cores.contains(&core) {
-            return Err(format!("core {core} is not available (--pin-core)"));
+            return Err(format!("core {core} is not available (--pin-cores)"));
         }
         preflight::pin_thread(core);
     }
@@ -118,8 +118,8 @@ fn serve(options: &Options) -> Result<(), String> {
 
 /// As the relay's, so that `loadgen --spawn-relay` finds the address in it.
 fn start_line(listener: &TcpListener, options: &Options, engine: &dyn Engine) -> io::Result<String> {
-    let Options { admin, pin_core, .. } = options;
-    let core = pin_core.map_or_else(|| "any core".to_owned(), |core| format!("core {core}"));
+    let Options { admin, pin_cores, .. } = options;
+    let core = pin_cores.map_or_else(|| "any core".to_owned(), |core| format!("core {core}"));
     let address = listener.local_addr()?;
     Ok(format!(
         "bare-peer {} listening on {address}, admin on {admin}, 1 thread on {core}, engine {}, NO RELAY",

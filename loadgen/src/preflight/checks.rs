@@ -215,6 +215,10 @@ fn memory(machine: &Machine, demand: &Demand) -> Option<Check> {
     })
 }
 
+fn several(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
 fn list(cores: &[usize]) -> String {
     cores.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
@@ -276,7 +280,11 @@ fn cores(machine: &Machine, demand: &Demand) -> Option<Check> {
             };
             return Some(Check::doubtful(
                 SUBJECT,
-                format!("{shards} shards and {workers} workers share {there} cores, and slow each other"),
+                format!(
+                    "{} and {} share {there} cores, and slow each other",
+                    several(shards, "shard"),
+                    several(workers, "worker")
+                ),
                 fix,
             ));
         }
@@ -287,8 +295,7 @@ fn cores(machine: &Machine, demand: &Demand) -> Option<Check> {
             format!("use --workers {there}"),
         ));
     }
-    let plural = if workers == 1 { "" } else { "s" };
-    Some(Check::fit(SUBJECT, format!("{workers} worker{plural}, {there} there")))
+    Some(Check::fit(SUBJECT, format!("{}, {there} there", several(workers, "worker"))))
 }
 
 /// Whether two who work hard share one physical core.

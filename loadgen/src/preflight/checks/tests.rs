@@ -141,7 +141,7 @@ fn a_relay_of_our_own_has_cores_of_its_own() {
         |cores: &[usize], count| Demand { spawned: Some(Shards { count, pin_cores: cores.to_vec() }), ..spawned() };
     expect(&machine(), &on(&[1], Some(1)), Grade::Doubtful, &["both on core 1"]);
     // Not told how many, it takes a shard for each core.
-    let parts = ["4 shards and 1 workers share 4 cores", "--shards 3 --pin-cores 0,1,2' --pin-cores 3"];
+    let parts = ["4 shards and 1 worker share 4 cores", "--shards 3 --pin-cores 0,1,2' --pin-cores 3"];
     expect(&machine(), &on(&[], None), Grade::Doubtful, &parts);
     expect(&machine(), &on(&[3], Some(1)), Grade::Doubtful, &["cores 1 and 3 are two threads"]);
     let one = Machine { cores: vec![0], ..machine() };
