@@ -118,6 +118,7 @@ impl Demand {
         let Request { workload, workers, .. } = request;
         Self {
             connections: u64::from(workload.clients) + u64::from(workload.visitors(*workers)),
+            redialled: workload.scenario.storm.map_or(0, |storm| u64::from(storm.share.of(workload.clients))),
             workers: *workers,
             pin_cores: request.pin_cores.clone(),
             engine: request.engine,

@@ -323,6 +323,35 @@ fn describe(out: &mut String, path: &str, value: &Value) {
 }
 
 #[test]
+fn a_scenario_comes_from_a_file_and_what_became_of_it_is_printed_and_filed() {
+    let relay = FakeRelay::start(Faults::default());
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(
+        path("some.toml"),
+        "slo = 'storm.converged<1h,errors=0'\nclients = 99\n[storm]\nshare = '50%'\nat = '100ms'\n[rate]\n\
+         from = 100\nto = 300\n",
+    )
+    .unwrap();
+    // `short_run` has its own --clients and --rate, which win.
+    let output = short_run(&relay, &["--scenario", &path("some.toml"), "--out", &path("out")]);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(stdout.contains("storm      3 clients dropped, 3 came back, the last login "), "{stdout}{stderr}");
+    assert!(stdout.contains("; all lobbies right ") && stdout.contains("storm.converged<1h"), "{stdout}");
+    let summary: Value =
+        serde_json::from_slice(&std::fs::read(directory.path().join("out/summary.json")).unwrap()).unwrap();
+    assert_eq!((&summary["workload"]["storm"], &summary["workload"]["clients"]), (&"50%@100ms".into(), &6.into()));
+    assert_eq!((&summary["storm"]["dropped"], &summary["storm"]["converged"]), (&3.into(), &true.into()));
+    assert_eq!(summary["workload"]["rate"], "200/s");
+
+    std::fs::write(path("wrong.toml"), "clients = 5\nclints = 6\n").unwrap();
+    let output = short_run(&relay, &["--scenario", &path("wrong.toml")]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("wrong.toml:2: ") && stderr.contains("did you mean `clients`?"), "{stderr}");
+}
+
+#[test]
 fn report_shows_a_finished_run_again() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_str().unwrap();

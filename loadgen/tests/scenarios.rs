@@ -7,7 +7,7 @@ mod fake_relay;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use fake_relay::{Counts, FakeRelay, Faults};
+use fake_relay::{Counts, FakeRelay, Faults, Memory};
 use loadgen::plan::{EngineChoice, Rate, Target, Workload};
 use loadgen::progress::Progress;
 use loadgen::recorder::Metric;
@@ -195,6 +195,51 @@ fn who_cannot_come_back_at_once_tries_again() {
     assert_eq!(result.ledger.disconnects.values().sum::<u64>(), 2);
     assert!(result.ledger.disconnects.keys().all(|cause| cause.starts_with("coming back: ")));
     check_books(&result, 800);
+}
+
+#[test]
+fn who_comes_back_goes_on_where_it_was() {
+    let faults = Faults { memory: Memory::All, ..Faults::default() };
+    let (result, counts) = run_with(faults, workload(storm("50%@300ms")));
+    assert_eq!((counts.resumed, summed_up(&result).back), (4, 4));
+    // Numbers go on without a gap, and what was under way comes after all.
+    assert_eq!((result.ledger.faults(), result.ledger.duplicates, result.scenario.aside.repeated), (0, 0, 0));
+    check_books(&result, 400);
+}
+
+#[test]
+fn a_relay_may_repeat_what_it_does_not_know_to_be_there() {
+    let faults = Faults { memory: Memory::Pushes, ..Faults::default() };
+    let (result, counts) = run_with(faults, workload(storm("50%@300ms")));
+    let aside = result.scenario.aside;
+    // Some of what was pushed again had been under way, and is new.
+    assert!(aside.repeated > 0 && aside.repeated <= counts.pushed_again, "{aside:?} {counts:?}");
+    assert_eq!((result.ledger.duplicates, result.ledger.faults(), summed_up(&result).back), (0, 0, 4));
+    check_books(&result, 400);
+}
+
+#[test]
+fn what_is_under_way_when_its_ends_drop_is_set_aside() {
+    // The relay carries half of what is due: at the drop some sixty wait in it.
+    let faults = Faults { serve_per_second: 200, ..Faults::default() };
+    let (result, counts) = run_with(faults, workload(storm("50%@300ms")));
+    check_books(&result, 400);
+    let (ledger, aside) = (&result.ledger, result.scenario.aside);
+    // Those of senders that dropped are never carried: they are lost, and nobody is to blame.
+    assert!(aside.lost > 0 && aside.sent > aside.lost, "{aside:?}");
+    assert_eq!((ledger.lost, ledger.faults(), counts.messages), (0, 0, ledger.sent + aside.sent - aside.lost));
+    let missing = result.missing();
+    assert_eq!((missing.of(Metric::Message), missing.of(Metric::Ack)), (0, 0));
+    assert_eq!(summed_up(&result).converged, Some(true));
+}
+
+#[test]
+fn without_lobbies_a_storm_has_nothing_to_converge() {
+    let blind = Workload { lobby: false, ..workload(storm("50%@300ms")) };
+    let (result, _) = run_with(Faults::default(), blind);
+    let summary = summed_up(&result);
+    assert_eq!((summary.back, summary.converged, summary.converge_time), (4, None, None));
+    check_books(&result, 400);
 }
 
 /// Two who write to each other and to a third one, who reads slowly: 1,000 bytes each, 2,000 a second.

@@ -77,6 +77,8 @@ impl Check {
 pub struct Demand {
     /// Clients and visitors.
     pub connections: u64,
+    /// Connections that are closed and made anew in a storm: their first ports stay taken for a minute.
+    pub redialled: u64,
     /// Worker threads.
     pub workers: usize,
     /// Their cores; none leaves them to the kernel.
@@ -109,12 +111,18 @@ impl Demand {
         self.spawned.is_some() || self.relay.is_loopback()
     }
 
+    /// Local ports that are taken at the same time.
+    fn ports(&self) -> u64 {
+        self.connections + self.redialled
+    }
+
     /// Connects from further addresses of the loopback network where one has too few ports. They
     /// need no set-up: all of 127.0.0.0/8 is this machine.
     pub fn spread_over_loopback(&mut self, machine: &Machine) {
         let Some(ports) = machine.ports.filter(|&ports| ports > 0) else { return };
-        if self.source_ips.is_empty() && self.relay == IpAddr::V4(Ipv4Addr::LOCALHOST) && self.connections > ports {
-            let wanted = self.connections.div_ceil(ports).min(254);
+        let needed = self.ports();
+        if self.source_ips.is_empty() && self.relay == IpAddr::V4(Ipv4Addr::LOCALHOST) && needed > ports {
+            let wanted = needed.div_ceil(ports).min(254);
             self.source_ips = (1..=wanted).map(|last| Ipv4Addr::new(127, 0, 0, last as u8).into()).collect();
         }
     }
@@ -170,7 +178,7 @@ fn files(machine: &Machine, demand: &Demand) -> Option<Check> {
 fn ports(machine: &Machine, demand: &Demand) -> Option<Check> {
     const SUBJECT: &str = "local ports";
     let ports = machine.ports?;
-    let needed = demand.connections;
+    let needed = demand.ports();
     let sources = demand.source_ips.len().max(1) as u64;
     if needed > ports * sources {
         let wanted = needed.div_ceil(ports.max(1));

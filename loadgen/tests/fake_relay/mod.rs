@@ -11,7 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use protocol::decode::FrameDecoder;
-use protocol::frame::{ClientFrame, Message, Target};
+use protocol::frame::{ClientFrame, Message, Resume, Target};
 use protocol::server_frame::{Ack, Challenge, ErrorFrame, LobbyTotals, Welcome, WelcomeLimits};
 use protocol::upgrade::{Upgrade, UpgradeLimits, read_upgrade};
 use protocol::websocket::{Decoder, Incoming, Role, push_close, push_text};
@@ -70,10 +70,24 @@ pub(crate) struct Faults {
     pub(crate) serve_per_second: u64,
     /// After so many logins, turns so many away.
     pub(crate) refuse_logins: (u64, u64),
+    /// What it knows of who comes back.
+    pub(crate) memory: Memory,
     /// Closes with 4408 once more than so many bytes wait for a client; 0 is never.
     pub(crate) outbox_max: usize,
     /// Calls itself so.
     pub(crate) name: Option<&'static str>,
+}
+
+/// What a relay remembers of those who left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// Nothing: inbox numbers begin anew.
+    #[default]
+    Nothing,
+    /// All: it goes on behind what the client says to have.
+    All,
+    /// What it pushed, and not what the client has: it pushes everything again.
+    Pushes,
 }
 
 /// What the relay did.
@@ -103,6 +117,10 @@ pub(crate) struct Counts {
     pub(crate) waited_most: usize,
     /// Messages that the two with most of them got.
     pub(crate) most_received: u64,
+    /// Logins that went on where they had ended.
+    pub(crate) resumed: u64,
+    /// Messages that were pushed again to who came back.
+    pub(crate) pushed_again: u64,
     /// Logins that were turned away.
     pub(crate) turned_away: u64,
 }
@@ -180,6 +198,8 @@ struct Server {
     faults: Faults,
     counts: Counts,
     received: BTreeMap<PublicKey, u64>,
+    /// With a memory: what was pushed to each key; the first has number 1.
+    pushed: HashMap<PublicKey, Vec<Vec<u8>>>,
     peers: HashMap<ConnectionId, Peer>,
     online: BTreeMap<PublicKey, ConnectionId>,
     /// Those in the lobby without a connection.
@@ -199,6 +219,7 @@ impl Server {
             faults,
             counts: Counts::default(),
             received: BTreeMap::new(),
+            pushed: HashMap::new(),
             peers: HashMap::new(),
             online: BTreeMap::new(),
             ghosts: if faults.stranger { vec![PublicKey::from_bytes([7; 32])] } else { Vec::new() },
@@ -332,7 +353,7 @@ impl Server {
         match decoder.decode(text).expect("the generator's frames are well-formed") {
             ClientFrame::Auth(auth) => {
                 let lobby = auth.lobby == protocol::frame::LobbyMode::All;
-                self.on_auth(connection, auth.public_key, auth.device_id, lobby);
+                self.on_auth(connection, auth.public_key, auth.device_id, lobby, auth.resume);
             }
             ClientFrame::Message(_) if self.faults.serve_per_second > 0 => self.line_up(connection, text),
             ClientFrame::Message(message) => self.on_message(connection, text, &message),
@@ -344,7 +365,7 @@ impl Server {
         }
     }
 
-    fn on_auth(&mut self, connection: ConnectionId, key: PublicKey, device: &str, lobby: bool) {
+    fn on_auth(&mut self, connection: ConnectionId, key: PublicKey, device: &str, lobby: bool, resume: Option<Resume>) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let peer = self.peers.get_mut(&connection).unwrap();
         let (after, times) = self.faults.refuse_logins;
@@ -355,13 +376,17 @@ impl Server {
             return;
         }
         (peer.key, peer.lobby) = (Some(key), lobby);
+        peer.seq = self.pushed.get(&key).map_or(0, |pushed| pushed.len() as u64);
+        let recovered = self.faults.memory == Memory::All && resume.is_some();
+        let known = if recovered { resume.map_or(0, |resume| resume.seq as usize) } else { 0 };
+        self.counts.resumed += u64::from(recovered);
         let welcome = Welcome {
             public_key: key,
             device_id: device,
             time: Timestamp::from_unix_ms(now.as_millis() as i64),
             epoch: 1,
-            seq: 0,
-            recovered: false,
+            seq: peer.seq,
+            recovered,
             heartbeat_ms: 20_000,
             limits: WelcomeLimits {
                 frame_bytes: 16_384,
@@ -381,6 +406,11 @@ impl Server {
         }
         self.online.insert(key, connection);
         self.snapshot(connection);
+        let peer = self.peers.get_mut(&connection).unwrap();
+        for (at, frame) in self.pushed.get(&key).into_iter().flatten().enumerate().skip(known) {
+            self.counts.pushed_again += 1;
+            send(peer, |out| splice::splice_seq(out, frame, at as u64 + 1));
+        }
     }
 
     fn listed(&self) -> Vec<PublicKey> {
@@ -562,6 +592,9 @@ impl Server {
             peer.seq += 1;
             let seq = peer.seq;
             *self.received.entry(recipient).or_default() += 1;
+            if self.faults.memory != Memory::Nothing {
+                self.pushed.entry(recipient).or_default().push(frame.clone());
+            }
             send(peer, |out| splice::splice_seq(out, frame, seq));
         }
     }

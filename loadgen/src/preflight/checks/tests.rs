@@ -29,6 +29,7 @@ fn machine() -> Machine {
 fn demand() -> Demand {
     Demand {
         connections: 1000,
+        redialled: 0,
         workers: 1,
         pin_cores: vec![1],
         engine: EngineChoice::Auto,
@@ -95,6 +96,9 @@ fn ports_that_run_short_ask_for_addresses() {
     expect(&machine(), &many, Grade::Unfit, &["1 × 28232", "3 addresses", "ip addr add", "--source-ip"]);
     let sources = (1..=3).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
     assert_eq!(faults(&machine(), &Demand { source_ips: sources, ..many }), []);
+    // Who drops and comes back takes a second port, while the first still lingers.
+    let storm = Demand { connections: 20_000, redialled: 20_000, ..demand() };
+    expect(&machine(), &storm, Grade::Unfit, &["40000 connections", "2 addresses"]);
 }
 
 #[test]
