@@ -228,7 +228,7 @@ fn what_is_under_way_when_its_ends_drop_is_set_aside() {
     // Those of senders that dropped are never carried: they are lost, and nobody is to blame.
     assert!(aside.lost > 0 && aside.sent > aside.lost, "{aside:?}");
     assert_eq!((ledger.lost, ledger.faults(), counts.messages), (0, 0, ledger.sent + aside.sent - aside.lost));
-    let missing = result.missing();
+    let missing = result.missing;
     assert_eq!((missing.of(Metric::Message), missing.of(Metric::Ack)), (0, 0));
     assert_eq!(summed_up(&result).converged, Some(true));
 }
