@@ -139,16 +139,25 @@ pub struct RelayCores {
 }
 
 impl RelayCores {
-    /// Of a process; `None` if it is not there or not to be looked at.
+    /// Of a process; `None` if it is not there or not to be looked at. Of a relay only its shards count:
+    /// its other threads sleep.
     #[must_use]
     pub fn of(process: u32) -> Option<Self> {
-        let mut cores = Self::default();
-        for task in fs::read_dir(format!("/proc/{process}/task")).ok()?.filter_map(Result::ok) {
-            // A thread may end while it is looked at.
-            let status = fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            cores.add(&status);
-        }
+        let tasks = fs::read_dir(format!("/proc/{process}/task")).ok()?.filter_map(Result::ok);
+        // A thread may end while it is looked at.
+        let statuses = tasks.map(|task| fs::read_to_string(task.path().join("status")).unwrap_or_default());
+        let cores = Self::of_threads(&statuses.collect::<Vec<_>>());
         (!cores.allowed.is_empty()).then_some(cores)
+    }
+
+    fn of_threads(statuses: &[String]) -> Self {
+        let is_shard = |status: &&String| status.starts_with("Name:\tshard-");
+        let has_shards = statuses.iter().any(|status| is_shard(&status));
+        let mut cores = Self::default();
+        for status in statuses.iter().filter(|status| !has_shards || is_shard(status)) {
+            cores.add(status);
+        }
+        cores
     }
 
     fn add(&mut self, status: &str) {
@@ -219,6 +228,16 @@ mod tests {
 
     const STAT: &str = "cpu  10 20 30 40 50 6 7 8 99 0\ncpu0 1 2 3 4 5 6 7 8 99 0\ncpu1 9 18 27 36 45 0 0 0 0 0\n\
                         intr 5\n";
+
+    #[test]
+    fn of_a_relay_only_its_shards_count() {
+        let thread = |name: &str, cores: &str| format!("Name:\t{name}\nCpus_allowed_list:\t{cores}\n");
+        let (shard, main) = (thread("shard-0", "0"), thread("relay", "0-1"));
+        let cores = RelayCores::of_threads(&[main.clone(), shard]);
+        assert_eq!((cores.pinned, cores.allowed), ([0].into(), [0].into()));
+        let cores = RelayCores::of_threads(&[main]);
+        assert_eq!((cores.pinned, cores.allowed), ([].into(), [0, 1].into()));
+    }
 
     #[test]
     fn steal_is_that_of_the_cores_asked_for() {

@@ -86,6 +86,13 @@ pub(super) struct Evidence {
     pub(super) network: NetworkUse,
 }
 
+impl Evidence {
+    /// The relay's busiest thread, where that says something.
+    fn busiest(&self) -> Option<&ShardLoad> {
+        self.loads.iter().max_by(|a, b| a.busy.total_cmp(&b.busy)).filter(|_| !self.busy_polls)
+    }
+}
+
 impl Limit {
     fn new(kind: LimitKind, text: String, fix: Option<&str>) -> Self {
         Self { kind, text, fix: fix.map(str::to_owned) }
@@ -117,11 +124,13 @@ impl Limit {
             return Self::new(LimitKind::Doubt, "steps say nothing about the relay".to_owned(), None);
         };
         let (kind, who) = if of_rate.is_some() {
-            (LimitKind::Generator, "the generator, not the relay, which can do more")
+            (LimitKind::Generator, "the generator; the relay may be able to do more")
         } else {
-            (LimitKind::Doubt, "doubt about the steps, not the relay")
+            (LimitKind::Doubt, "doubt about the steps; the relay may be able to do more")
         };
-        Self::new(kind, format!("{who}: {}", doubt.text), Some(doubt.fix.as_str()).filter(|fix| !fix.is_empty()))
+        let relay = evidence.busiest().map(|load| format!(" (the relay's {} meanwhile)", show_load(load)));
+        let text = format!("{who}: {}{}", doubt.text, relay.unwrap_or_default());
+        Self::new(kind, text, Some(doubt.fix.as_str()).filter(|fix| !fix.is_empty()))
     }
 
     fn relay(evidence: &Evidence) -> Self {
@@ -135,7 +144,7 @@ impl Limit {
                 rate_limited.then_some(fix),
             );
         }
-        let busiest = evidence.loads.iter().max_by(|a, b| a.busy.total_cmp(&b.busy)).filter(|_| !evidence.busy_polls);
+        let busiest = evidence.busiest();
         if let Some(full) = busiest.filter(|load| load.busy >= CORE_FULL) {
             let others = evidence.loads.iter().filter(|load| load.name != full.name);
             let others: Vec<_> = others.map(show_load).collect();
@@ -266,6 +275,10 @@ mod tests {
         // What a lower rate would mend is named before what it would not.
         let limit = blind(vec![stalls, lag]);
         assert_eq!((limit.kind, limit.fix.as_deref()), (LimitKind::Generator, Some("add --workers")));
-        assert!(limit.text.contains("send lag p99 9.00 ms") && limit.text.contains("can do more"), "{}", limit.text);
+        assert!(
+            limit.text.contains("send lag p99 9.00 ms") && limit.text.contains("may be able to do more"),
+            "{}",
+            limit.text
+        );
     }
 }

@@ -10,13 +10,13 @@
 //!
 //! Going up, one step that keeps its targets is enough to go on. Everything else is decided by most
 //! of `repeats` steps, since near the knee one step says little: a rate with a step that was missed
-//! is tried again at once.
+//! is tried again at once. A step that says nothing is no vote: only when there are `repeats` of them is
+//! the rate given up.
 //!
 //! # Invariants
 //! - A rate that was decided against is never passed over: the knee lies below the lowest of them,
 //!   whatever higher ones did.
-//! - Each rate is tried at most `3 * (most - 1) + 1` times, where `most` is the majority, and the
-//!   whole search ends after [`STEPS_MAX`].
+//! - Each rate is tried at most `2 * repeats` times, and the whole search ends after [`STEPS_MAX`].
 
 use std::collections::BTreeMap;
 
@@ -80,7 +80,7 @@ enum Standing {
     Kept,
     /// The only step so far kept it.
     KeptOnce,
-    /// Most steps missed it, or said nothing.
+    /// Most steps missed it, or too many said nothing.
     Against(Bound),
     /// To be tried again.
     Open,
@@ -153,7 +153,7 @@ impl Search {
             Standing::Against(Bound::Barred)
         } else if tally.missed >= most {
             Standing::Against(Bound::Missed)
-        } else if tally.blind >= most {
+        } else if tally.blind >= self.settings.repeats.max(1) {
             Standing::Against(Bound::Blind)
         } else if tally.kept >= most {
             Standing::Kept

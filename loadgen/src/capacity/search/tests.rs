@@ -85,6 +85,35 @@ fn a_generator_that_cannot_go_on_bounds_from_below_only() {
 }
 
 #[test]
+fn steps_that_say_nothing_are_no_votes() {
+    // Every third step is disturbed, whatever the rate.
+    let mut step = 0;
+    let (found, _) = search(SETTINGS, |rate| {
+        step += 1;
+        if step % 3 == 0 { Trial::Blind } else { exact(41_000)(rate) }
+    });
+    let (kept, missed) = (found.kept.unwrap().0, found.missed.unwrap().0);
+    assert!(kept <= 41_000 && 41_000 < missed && apart(kept, missed) <= 0.05, "{found:?}");
+    assert_eq!(found.bound, Bound::Missed);
+}
+
+#[test]
+fn no_rate_is_tried_for_ever() {
+    for repeats in 1..=5 {
+        // As many of each as can be without a decision.
+        let mut steps = 0;
+        let (_, tried) = search(Settings { repeats, up_to: Some(1000), ..SETTINGS }, |_| {
+            steps += 1;
+            [Trial::Blind, Trial::Missed, Trial::Kept][steps % 3]
+        });
+        for rate in &tried {
+            let times = tried.iter().filter(|&other| other == rate).count();
+            assert!(times <= 2 * repeats as usize, "{repeats}: {rate} {times} times");
+        }
+    }
+}
+
+#[test]
 fn what_is_barred_is_not_tried_again() {
     let barred = |rate| if rate <= 1500 { Trial::Kept } else { Trial::Barred };
     let (found, tried) = search(SETTINGS, barred);
