@@ -346,6 +346,29 @@ impl WorkloadRecord {
         self.in_flight.is_some()
     }
 
+    /// How many messages are due over time, from the beginning of the warm-up; `None` if acks set the pace,
+    /// or a later build wrote a rate that this one cannot read.
+    #[must_use]
+    pub fn profile(&self) -> Option<Profile> {
+        let ramp = match parse_per_second(&self.rate) {
+            Ok(rate) => Ramp { from: rate, to: rate, steps: None },
+            Err(_) => self.rate.parse().ok()?,
+        };
+        let burst = self.burst.as_ref().map(|burst| burst.parse()).transpose().ok()?;
+        Some(scenario::profile(
+            ramp,
+            burst,
+            Duration::from_millis(self.warmup_ms),
+            Duration::from_millis(self.duration_ms),
+        ))
+    }
+
+    /// The warm-up.
+    #[must_use]
+    pub fn warmup_ns(&self) -> u64 {
+        self.warmup_ms * 1_000_000
+    }
+
     /// What was asked for in one sentence.
     #[must_use]
     pub fn sentence(&self) -> String {

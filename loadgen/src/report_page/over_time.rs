@@ -11,6 +11,7 @@ use super::curves::Stretch;
 use super::latency::{AXIS_FLOOR_NS, headroom};
 use super::scale::Scale;
 use super::verdict::warnings;
+use crate::clock::to_ns;
 use crate::recorder::{Metric, quantile};
 use crate::slo::TimeBound;
 use crate::units::{show_count, show_ns, trim_zeros};
@@ -37,7 +38,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
             @if let Some(chart) = throughput(run) {
                 h3 { "Throughput" }
                 (warnings(run, "rate"))
-                (chart.render(&html! { "Messages a second. Where “delivered” falls below “due”, they wait or are lost." }))
+                (chart.render(&html! { "Where “delivered” falls below “due”, messages wait or are lost." }))
             }
             @if let Some((chart, worst)) = lobby_chart {
                 h3 { "Lobby" }
@@ -129,6 +130,16 @@ pub(super) fn latency_chart(
     Some((chart, worst))
 }
 
+/// Messages due a second in each stretch; `None` in a closed loop, where acks set the pace.
+fn due(run: &Run<'_>) -> Option<Vec<f64>> {
+    let workload = &run.summary.workload;
+    let profile = workload.profile()?;
+    let by = |time: Duration| profile.count_by(workload.warmup_ns() + to_ns(time));
+    let due =
+        |stretch: &Stretch| (by(stretch.start + stretch.length) - by(stretch.start)) / stretch.length.as_secs_f64();
+    Some(run.stretches.iter().map(due).collect())
+}
+
 /// Messages due, sent and delivered by the second; `None` if there are none.
 fn throughput(run: &Run<'_>) -> Option<Chart> {
     let counts: Vec<_> = run
@@ -138,8 +149,8 @@ fn throughput(run: &Run<'_>) -> Option<Chart> {
             [Metric::SendLag, Metric::Message].map(|metric| stretch.per_second(stretch.recorder.of(metric).len()))
         })
         .collect();
-    let due = run.summary.throughput.due_per_second;
-    let highest = counts.iter().flatten().copied().fold(due, f64::max);
+    let due = due(run);
+    let highest = counts.iter().flatten().chain(due.iter().flatten()).copied().fold(0.0, f64::max);
     if highest == 0.0 {
         return None;
     }
@@ -155,23 +166,26 @@ fn throughput(run: &Run<'_>) -> Option<Chart> {
             .collect(),
         figure: format!("{}/s", show_count(rate.round() as u64)),
     };
-    let level = y.place(due);
     let throughput = &run.summary.throughput;
     let mut lines = vec![
         line("delivered", "one", 1, throughput.delivered_per_second),
         line("sent", "two", 0, throughput.sent_per_second),
     ];
-    if !run.summary.workload.is_closed_loop() {
+    if let Some(due) = &due {
+        let points = run.stretches.iter().zip(due);
         lines.push(Line {
-            name: "due, on average".to_owned(),
+            name: "due".to_owned(),
             class: "three",
-            points: vec![Some((0.0, level)), Some((1.0, level))],
-            figure: format!("{}/s", show_count(due.round() as u64)),
+            points: points.map(|(stretch, due)| Some((x.place(stretch.middle_ns()), y.place(*due)))).collect(),
+            figure: format!("{}/s", show_count(throughput.due_per_second.round() as u64)),
         });
     }
-    let columns = run.stretches.iter().zip(&counts).map(|(stretch, [sent, delivered])| {
-        let [sent, delivered] = [sent, delivered].map(|rate| show_count(rate.round() as u64));
-        column(x, stretch, &format!("{sent} sent a second\n{delivered} delivered a second"))
+    let columns = run.stretches.iter().zip(&counts).enumerate().map(|(at, (stretch, [sent, delivered]))| {
+        let due = due.as_ref().and_then(|due| due.get(at));
+        let rates = [("due", due), ("sent", Some(sent)), ("delivered", Some(delivered))];
+        let rates = rates.into_iter().filter_map(|(name, rate)| Some((name, rate?)));
+        let lines: Vec<_> = rates.map(|(name, rate)| format!("{}/s {name}", show_count(rate.round() as u64))).collect();
+        column(x, stretch, &lines.join("\n"))
     });
     let least = counts.iter().map(|counts| counts[1]).fold(f64::INFINITY, f64::min);
     Some(Chart {
