@@ -21,7 +21,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
     }
     let lobby = &run.summary.lobby;
     let steady = &run.summary.steady;
-    const CLASSES: [&str; 5] = ["one", "two", "four", "five", "three"];
+    const CLASSES: [&str; 5] = ["one", "two", "three", "five", "four"];
     let names = table::rows(run.summary);
     let curves: Vec<_> = Metric::ALL
         .into_iter()
@@ -33,7 +33,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
             (name, run.samples(metric), class)
         })
         .collect();
-    let bounds: Vec<_> = ["lobby", "lobby.join", "lobby.leave"].into_iter().flat_map(|name| run.bounds(name)).collect();
+    let bounds: Vec<_> = run.bounds.iter().filter(|bound| bound.metric.starts_with("lobby")).collect();
     let against = if lobby.truth_known { "the truth" } else { "each other" };
     html! {
         section aria-labelledby="lobby" {
@@ -45,14 +45,19 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
                 @if let Some(reach) = run.summary.lobby_reach {
                     (show_count(steady.joins)) " joins and " (show_count(steady.leaves)) " leaves reached "
                     strong.bad[reach < 1.0] { (trim_zeros(&format!("{:.2}", reach * 100.0))) " %" }
-                    " of the watchers that were there."
+                    " of the watchers that were there"
+                    @if run.summary.reach.incomplete > 0 {
+                        "; " strong.bad { (show_count(run.summary.reach.incomplete)) } " of them did not reach all"
+                    }
+                    "."
                 } @else {
                     "Nobody joined or left in the steady phase."
                 }
             }
             (warnings(run, "lobby"))
             @if let Some(chart) = percentile_chart("lobby-percentiles", "Lobby latency by percentile", &curves, &bounds) {
-                (chart.render(&html! { "Every watcher of every join and leave is one sample." }))
+                (chart.render(&html! { "Joins and leaves have one sample for each watcher; the first, the median and the last watcher one for each \
+                     join or leave." }))
             }
             (times(run, "Sightings of joins and leaves", |name| name.starts_with("lobby")))
         }

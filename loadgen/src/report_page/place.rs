@@ -30,6 +30,13 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
                 }
             }
             pre { code { (command_line(&summary.argv)) } }
+            @if !summary.merged.is_empty() {
+                h3 { "The generators that were merged" }
+                @for part in &summary.merged {
+                    p { (part.name) ": " (part.verdict.to_string()) ", on " (part.environment.host) ", " (part.started) }
+                    pre { code { (command_line(&part.argv)) } }
+                }
+            }
             p.quiet {
                 "The seed makes keys, recipients and schedules; the kernel, the machine and its other tenants make the \
                  rest. Compare several runs, not two."

@@ -109,7 +109,8 @@ fn targets(run: &Run<'_>) -> Markup {
 fn used(run: &Run<'_>, term: &TermVerdict) -> Option<String> {
     let bound = run.bounds.iter().find(|bound| bound.term == term.term)?;
     let measured = if bound.metric == "lobby" {
-        quantile(&run.recorder.lobby(), 0, bound.share)
+        let infinite = run.summary.metrics.get("lobby").map_or(0, |lobby| lobby.infinite);
+        quantile(&run.recorder.lobby(), infinite, bound.share)
     } else {
         let metric = Metric::ALL.into_iter().find(|metric| metric.name() == bound.metric)?;
         run.samples(metric).at(bound.share)
