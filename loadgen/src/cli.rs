@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::capacity::Inquiry;
 use crate::capacity::search::Settings;
+use crate::exit::Exit;
 use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
 use crate::run::Request;
 use crate::scenario::{self, Burst, Fraction, Ramp, Scenario, Skew, SlowReaders, Storm};
@@ -35,7 +37,7 @@ impl Cli {
     /// Reads a command line, and the scenario's file that it names.
     ///
     /// # Errors
-    /// What cannot be, for [`clap::Error::exit`].
+    /// What cannot be, for [`refuse`].
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let arguments = scenario::file::expand(arguments.into_iter().collect(), &Self::command()).map_err(wrong)?;
         Self::try_parse_from(arguments)
@@ -57,6 +59,17 @@ pub enum Command {
     #[command(after_help = compare::COMPARE_HELP, args_override_self = true)]
     #[command(mut_group("RunOptions", |group| group.requires("live")))]
     Compare(Box<CompareArgs>),
+    /// Starts a relay that ends with this program; see [`crate::tether`].
+    #[command(name = crate::tether::COMMAND, hide = true)]
+    Tether {
+        /// The process that asks for it.
+        parent: u32,
+        /// The relay's program.
+        program: PathBuf,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Puts the runs of several generators against one relay together.
     #[command(after_help = compare::MERGE_HELP)]
     Merge(MergeArgs),
@@ -299,7 +312,7 @@ impl RunArgs {
     /// Settles what is to be run.
     ///
     /// # Errors
-    /// What cannot be, for [`clap::Error::exit`].
+    /// What cannot be, for [`refuse`].
     pub fn into_request(self) -> Result<Request, clap::Error> {
         self.options.into_request(self.url.as_deref())
     }
@@ -309,7 +322,7 @@ impl CapacityArgs {
     /// Settles what is to be looked for.
     ///
     /// # Errors
-    /// What cannot be, for [`clap::Error::exit`].
+    /// What cannot be, for [`refuse`].
     pub fn into_inquiry(self) -> Result<Inquiry, clap::Error> {
         let Self { run, resolution, repeats, up_to, at_least } = self;
         let out = run.options.out.clone();
@@ -334,7 +347,7 @@ impl RunOptions {
     /// Settles what is to be run against the relay at `url`, or one that is spawned.
     ///
     /// # Errors
-    /// What cannot be, for [`clap::Error::exit`].
+    /// What cannot be, for [`refuse`].
     pub fn into_request(self, url: Option<&str>) -> Result<Request, clap::Error> {
         let workers = self.workers.unwrap_or_else(|| self.pin_cores.as_ref().map_or(1, |cores| cores.0.len()));
         let workload = self.workload(workers)?;
@@ -425,6 +438,25 @@ impl RunOptions {
     }
 }
 
+/// Nothing is wrong with the command line, but it cannot be done: ends the program with 1.
+fn not_there(message: impl std::fmt::Display) -> clap::Error {
+    Cli::command().error(ErrorKind::Io, message)
+}
+
+/// Ends the program for what a command line came to: with 2 if it is wrong, with 1 if it is right and
+/// names a host that is not there.
+pub fn refuse(error: &clap::Error) -> ! {
+    if error.kind() != ErrorKind::Io {
+        error.exit();
+    }
+    // The first line; below it clap explains the usage, which is not at fault.
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    // Nobody reads what a closed standard error would have shown.
+    let _ = writeln!(std::io::stderr(), "loadgen: {line}");
+    std::process::exit(Exit::CouldNotRun.code().into());
+}
+
 /// Takes `ws://HOST[:PORT]/PATH` apart.
 fn parse_url(url: &str, relay_name: Option<&str>) -> Result<Target, clap::Error> {
     let form = || wrong(format!("`{url}` is no URL of a relay; write it as ws://127.0.0.1:7400/ws"));
@@ -446,9 +478,9 @@ fn parse_url(url: &str, relay_name: Option<&str>) -> Result<Target, clap::Error>
     };
     let address = dialled
         .to_socket_addrs()
-        .map_err(|error| wrong(format!("the host of {url} is unknown: {error}")))?
+        .map_err(|error| not_there(format!("the host of {url} is unknown: {error}")))?
         .next()
-        .ok_or_else(|| wrong(format!("the host of {url} has no address")))?;
+        .ok_or_else(|| not_there(format!("the host of {url} has no address")))?;
     let relay_name = relay_name.map_or_else(|| protocol::opening::default_relay_name(host), str::to_owned);
     Ok(Target { authority: authority.to_owned(), path: path.to_owned(), address, relay_name })
 }

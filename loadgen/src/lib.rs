@@ -30,7 +30,7 @@
 //! | [`progress`], [`live`] | what is shown while a run goes on |
 //! | [`report_page`] | the page about a finished run |
 //! | [`capacity`] | the highest rate that keeps all targets, by runs one after the other |
-//! | [`preflight`], [`relay_process`], [`relay_admin`], [`environment`], [`exit`] | around the run |
+//! | [`preflight`], [`relay_process`], [`tether`], [`relay_admin`], [`environment`], [`exit`] | around the run |
 //!
 //! # Invariants
 //! - Latency counts from the **intended** send time. The schedule is never skipped: what is late is
@@ -80,6 +80,7 @@ pub mod spread;
 pub mod stock;
 pub mod summary;
 pub mod table;
+pub mod tether;
 pub mod units;
 pub mod validity;
 pub mod worker;

@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use loadgen::cli::{CapacityArgs, Cli, Command, CompareArgs, CompareRequest, MergeArgs, RunArgs};
+use loadgen::cli::{CapacityArgs, Cli, Command, CompareArgs, CompareRequest, MergeArgs, RunArgs, refuse};
 use loadgen::compare::{self, Side};
 use loadgen::exit::Exit;
 use loadgen::measure::{make_folder, measure};
 use loadgen::merge::merge;
 use loadgen::preflight::{self, Grade};
 use loadgen::progress::Progress;
-use loadgen::{archive, capacity, relay_process, report_page, table};
+use loadgen::{archive, capacity, relay_process, report_page, table, tether};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 #[global_allocator]
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     // Ends with 2 on a wrong command line, with 0 for --help and --version.
     let cli = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     relay_process::end_on_panic();
+    tether::tether_relays();
     let done = match cli.command {
         Command::Run(args) => run_once(*args),
         Command::Capacity(args) => find_capacity(*args),
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report_again(&args.dir),
         Command::Compare(args) => set_against(*args),
         Command::Merge(args) => put_together(args),
+        Command::Tether { parent, program, arguments } => Ok(tether::become_program(parent, &program, &arguments)),
     };
     match done {
         Ok(exit) => exit.into(),
@@ -44,7 +46,7 @@ fn main() -> ExitCode {
 
 fn run_once(args: RunArgs) -> Result<Exit> {
     let out = args.options.out.clone();
-    let request = args.into_request().unwrap_or_else(|error| error.exit());
+    let request = args.into_request().unwrap_or_else(|error| refuse(&error));
     let interrupted = interrupted_by_signals()?;
     if let Some(out) = &out {
         make_folder(out)?;
@@ -69,7 +71,7 @@ fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
 
 /// Finds the highest rate that keeps all targets.
 fn find_capacity(args: CapacityArgs) -> Result<Exit> {
-    let inquiry = args.into_inquiry().unwrap_or_else(|error| error.exit());
+    let inquiry = args.into_inquiry().unwrap_or_else(|error| refuse(&error));
     let interrupted = interrupted_by_signals()?;
     if let Some(out) = &inquiry.out {
         make_folder(out)?;
@@ -82,7 +84,7 @@ fn find_capacity(args: CapacityArgs) -> Result<Exit> {
 
 /// Says whether this machine can carry a run.
 fn look(args: RunArgs) -> Exit {
-    let request = args.into_request().unwrap_or_else(|error| error.exit());
+    let request = args.into_request().unwrap_or_else(|error| refuse(&error));
     let (checks, _) = preflight::look(&request);
     // The verdict is the exit code even where nobody reads the lines.
     let _ = io::stdout().write_all(preflight::render(&checks).as_bytes());
@@ -102,12 +104,12 @@ fn report_again(dir: &Path) -> Result<Exit> {
 /// Compares two sets of runs, which it makes first if that is asked.
 fn set_against(args: CompareArgs) -> Result<Exit> {
     let json = args.json.clone();
-    let (request, question) = args.into_request().unwrap_or_else(|error| error.exit());
+    let (request, question) = args.into_request().unwrap_or_else(|error| refuse(&error));
     let (a, b) = match request {
         CompareRequest::Folders { a, b } => (a, b),
         CompareRequest::Live(live) => {
             let interrupted = interrupted_by_signals()?;
-            let request = |turn: &_| live.request(turn).unwrap_or_else(|error| error.exit());
+            let request = |turn: &_| live.request(turn).unwrap_or_else(|error| refuse(&error));
             let [a, b] = compare::take_turns(live.rounds, &live.out, request, &Progress::to_stderr(), &interrupted)?;
             (vec![a], vec![b])
         }

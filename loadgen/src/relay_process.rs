@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //! - The process is told to end (SIGTERM) on every way out: when its [`RelayProcess`] is dropped, and
-//!   by the panic hook of [`end_on_panic`], since a panic aborts without dropping anything. Only a
-//!   SIGKILL of this program leaves it running.
+//!   by the panic hook of [`end_on_panic`], since a panic aborts without dropping anything. The
+//!   command also tethers it ([`tether`](crate::tether)), so that it does not outlive a SIGKILL.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -11,7 +11,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::environment::kilobytes;
 use crate::plan::Spawn;
 use crate::relay_admin::CpuByThread;
+use crate::tether;
 
 /// How long a relay may take to say where it listens.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -106,7 +107,8 @@ impl RelayProcess {
     pub fn start(spawn: &Spawn, log: Option<&Path>) -> Result<Self, RelayError> {
         let program = spawn.program.display().to_string();
         let failed = |error| RelayError::Start { program: program.clone(), error };
-        let child = Command::new(&spawn.program)
+        let child = tether::command(&spawn.program)
+            .map_err(failed)?
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(&spawn.arguments)
             .stdin(Stdio::null())

@@ -4,7 +4,9 @@
 
 mod fake_relay;
 
-use std::process::{Child, Command, Output};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fake_relay::{FakeRelay, Faults};
@@ -211,6 +213,51 @@ fn a_relay_that_does_not_start_exits_1() {
     let output = loadgen(&["run", "--spawn-relay", "--relay-bin", "/no/such/relay"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("/no/such/relay"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_host_that_is_not_there_exits_1() {
+    let output = loadgen(&["run", "ws://no-such-host.invalid:7400/ws"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("loadgen: the host of ws://no-such-host.invalid:7400/ws is unknown"), "{stderr}");
+}
+
+#[test]
+fn a_relay_of_our_own_does_not_outlive_a_killed_loadgen() {
+    // Connections are taken by the kernel and never answered: loadgen waits.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (program, pid) = (directory.path().join("relay"), directory.path().join("pid"));
+    let script = format!(
+        "#!/bin/sh\necho $$ >{}\necho 'listening on {}, admin on 127.0.0.1:1'\nexec sleep 600\n",
+        pid.display(),
+        listener.local_addr().unwrap()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command.args(["run", "--spawn-relay", "--clients", "2", "--relay-bin"]).arg(&program);
+    let mut loadgen = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    // Once it says where the relay listens, the relay runs.
+    let mut said = String::new();
+    let mut stderr = BufReader::new(loadgen.stderr.take().unwrap());
+    while !said.contains("listening on") {
+        assert!(stderr.read_line(&mut said).unwrap() > 0, "loadgen ended: {said}");
+    }
+    loadgen.kill().unwrap();
+    loadgen.wait().unwrap();
+    let relay = std::fs::read_to_string(&pid).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // Whoever inherits it may leave it as a zombie.
+    let runs = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", relay.trim())).unwrap_or_default();
+        stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+    };
+    while runs() {
+        assert!(Instant::now() < deadline, "the relay {relay} still runs");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 #[test]

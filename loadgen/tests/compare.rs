@@ -79,6 +79,17 @@ fn folders_without_runs_are_named() {
     assert!(stderr.contains(empty) && stderr.contains("holds none"), "{stderr}");
 }
 
+#[test]
+fn a_run_counts_once() {
+    let (one, two) = (stored("latency.ring.1"), stored("latency.ring.2"));
+    let again = format!("{two}/../latency.ring.1");
+    for sides in [[&one[..], &again, "--", &two], [&one, &two, "--", &again]] {
+        let (code, _, stderr) = compare(&sides);
+        assert_eq!(code, Some(1));
+        assert!(stderr.contains("latency.ring.1 is named twice"), "{stderr}");
+    }
+}
+
 /// Copies a stored run, with what its summary says changed.
 fn copy(from: &str, to: &Path, change: impl FnOnce(&mut Value)) {
     std::fs::create_dir_all(to).unwrap();

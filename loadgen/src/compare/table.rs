@@ -93,6 +93,11 @@ pub(super) fn show_change(change: f64) -> String {
     if change >= 9.0 { show_percent(change) } else { format!("{:+.1} %", change * 100.0) }
 }
 
+/// A share as people give it: `10 %`, `2.5 %`.
+pub(super) fn show_given(share: f64) -> String {
+    format!("{} %", (share * 1e4).round() / 100.0)
+}
+
 /// A share as `5.2 %`; what is more than tenfold as `×12`.
 pub(super) fn show_percent(share: f64) -> String {
     if share >= 9.0 { format!("×{:.0}", (share + 1.0).min(1e6)) } else { format!("{:.1} %", share * 100.0) }

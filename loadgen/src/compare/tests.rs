@@ -3,8 +3,9 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::judge::{Outcome, judge};
 use super::sample::{Run, Second};
-use super::{Outcome, Question, Verdict, judge, took_turns};
+use super::{Question, Verdict, took_turns};
 use crate::rng::Rng;
 
 /// A machine, by how its runs vary. Shares: 0.02 is 2 %.
