@@ -77,16 +77,11 @@ impl Core {
         if !self.journal.has_store() {
             return self.acknowledge(ticket, None, online, true);
         }
-        let with = entry.with.clone();
         let (sender, device) = (entry.sender, entry.device);
         let Some(user) = self.router.get_mut(sender) else {
             return self.acknowledge(ticket, None, online, id_stored);
         };
         user.unseen += u32::from(unseen);
-        if with == Conversation::User(user.key) {
-            // To itself: it is in this inbox already.
-            return self.acknowledge(ticket, None, online, id_stored);
-        }
         if user.devices.is_online() && !user.record.is_open {
             self.gated.push((ticket, Outcome::Accepted { online, id_stored, unseen: false }));
             self.journal.note_user(sender, &mut user.record, Need::Soon, self.now.nanos);

@@ -31,7 +31,7 @@ use crate::session::{About, Flow};
 use crate::shard::Core;
 use crate::stats::Reason;
 use crate::store::{Conversation, DeviceTag, MessageId};
-use crate::transit::InTransit;
+use crate::transit::{InTransit, OwnCopy};
 use crate::verifier::Verifier;
 
 /// How long a key that sent a bad signature is checked alone.
@@ -260,8 +260,17 @@ impl Core {
         };
         if !is_here {
             effects.push(Effect::Send { to: home, envelope: Envelope::Deliver { ticket, parcel } });
-        } else if let Delivery::Done(outcome) = self.deliver(Waiter { shard: home, ticket }, parcel) {
-            self.outcome(ticket, outcome);
+            return;
+        }
+        match self.deliver(Waiter { shard: home, ticket }, parcel) {
+            Delivery::Done(outcome) => self.outcome(ticket, outcome),
+            Delivery::Waits if *recipient == job.sender => {
+                // To oneself: what was delivered is the own copy too.
+                if let (Some(user), Some(entry)) = (self.router.get(job.user), self.transit.get_mut(ticket)) {
+                    entry.copy = Some(OwnCopy { seq: user.inbox.seq, online: true });
+                }
+            }
+            Delivery::Waits => {}
         }
     }
 
