@@ -10,7 +10,7 @@ use benches::user::{User, push_client_text};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use protocol::PublicKey;
 use protocol::frame::LobbyMode;
-use relay_core::{Config, ConnectionId, Envelope, ShardId, VerifyMode};
+use relay_core::{Config, ConnectionId, Durability, Envelope, ShardId, VerifyMode};
 
 const HERE: ShardId = ShardId(0);
 const ELSEWHERE: ShardId = ShardId(1);
@@ -37,6 +37,22 @@ fn route(c: &mut Criterion) {
     bench("auto-64", VerifyMode::Auto, 64, Shape::Spread);
     bench("auto-64-pipelined", VerifyMode::Auto, 64, Shape::Pipelined);
     bench("strict-64", VerifyMode::Strict, 64, Shape::Spread);
+    group.finish();
+}
+
+/// The live path with a store and without: every message is confirmed before its batch is due.
+fn confirm(c: &mut Criterion) {
+    let mut group = c.benchmark_group("route-and-confirm");
+    for (name, durability) in [("ephemeral", None), ("group", Some(Durability::Group))] {
+        let cases = [("1", 1, Shape::Spread), ("64", 64, Shape::Spread), ("64-across", 64, Shape::Across)];
+        for (case, batch, shape) in cases {
+            let mut exchange = Exchange::confirming(VerifyMode::Off, batch, shape, durability);
+            group.throughput(Throughput::Elements(batch as u64));
+            group.bench_function(format!("{name}-{case}"), |b| b.iter(|| exchange.pass_and_confirm()));
+            exchange.check();
+            assert_eq!(exchange.given_out(), 0, "something was stored");
+        }
+    }
     group.finish();
 }
 
@@ -176,6 +192,6 @@ fn log_in(c: &mut Criterion) {
 criterion_group! {
     name = shard;
     config = benches::settings();
-    targets = route, fan_out, snapshot, log_in
+    targets = route, confirm, fan_out, snapshot, log_in
 }
 criterion_main!(shard);

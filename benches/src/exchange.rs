@@ -2,10 +2,11 @@
 //! recipients and senders.
 
 use std::hint::black_box;
+use std::io::Write;
 use std::time::Duration;
 
 use protocol::frame::LobbyMode;
-use relay_core::{Config, ConnectionId, Limits, ShardId, VerifyMode};
+use relay_core::{Config, ConnectionId, Durability, Limits, ShardId, VerifyMode};
 
 use crate::rig::{self, Rig};
 use crate::user::{Draft, User, plain_text, push_client_text};
@@ -42,6 +43,10 @@ pub struct Exchange {
     batches: Vec<Vec<Read>>,
     next: usize,
     scratch: Vec<u8>,
+    /// The recipients, if they confirm, and how many messages each has confirmed.
+    confirming: Vec<(ConnectionId, u64)>,
+    /// Messages for each recipient in one batch.
+    each: u64,
 }
 
 /// What one sender's socket gives in one batch.
@@ -56,11 +61,24 @@ impl Exchange {
     /// lobby.
     #[must_use]
     pub fn new(verify: VerifyMode, batch: usize, shape: Shape) -> Self {
+        Self::with(verify, batch, shape, None)
+    }
+
+    /// The same with a store, or without one, and recipients who confirm each batch.
+    #[must_use]
+    pub fn confirming(verify: VerifyMode, batch: usize, shape: Shape, durability: Option<Durability>) -> Self {
+        let mut exchange = Self::with(verify, batch, shape, durability);
+        exchange.open();
+        exchange
+    }
+
+    fn with(verify: VerifyMode, batch: usize, shape: Shape, durability: Option<Durability>) -> Self {
         let shards = if shape == Shape::Across { 2 } else { 1 };
         let rig = |shard: u16| {
             let config = rig::config(ShardId(shard), shards, verify);
-            let limits = Limits { recent_ids_max: REMEMBERED_IDS, ..config.limits };
-            Rig::new(Config { limits, ..config })
+            let control_frames_per_second = 1_000_000_000;
+            let limits = Limits { recent_ids_max: REMEMBERED_IDS, control_frames_per_second, ..config.limits };
+            Rig::new(Config { limits, durability, ..config })
         };
         let (mut rig, mut other) = (rig(0), (shards > 1).then(|| rig(1)));
         let pairs = if shape == Shape::Pipelined { 1 } else { batch };
@@ -69,9 +87,8 @@ impl Exchange {
         let senders: Vec<User> = at_home.clone()(0).take(pairs).collect();
         let recipients: Vec<User> = at_home(shards - 1).skip(pairs).take(pairs).collect();
         let connections: Vec<ConnectionId> = senders.iter().map(|user| rig.log_in(user, LobbyMode::None)).collect();
-        for user in &recipients {
-            other.as_mut().unwrap_or(&mut rig).log_in(user, LobbyMode::None);
-        }
+        let log_in = |user| (other.as_mut().unwrap_or(&mut rig).log_in(user, LobbyMode::None), 0);
+        let confirming: Vec<(ConnectionId, u64)> = recipients.iter().map(log_in).collect();
         for rig in [Some(&mut rig), other.as_mut()].into_iter().flatten() {
             rig.settle();
             // Each tells the other of its users; nobody here follows the lobby.
@@ -89,7 +106,38 @@ impl Exchange {
         };
         let batches =
             (0..SIGNED_MESSAGES / batch).map(|_| (0..pairs).map(|pair| read(pair, batch / pairs)).collect()).collect();
-        Self { rig, other, batches, next: 0, scratch: Vec::new() }
+        let each = (batch / pairs) as u64;
+        Self { rig, other, batches, next: 0, scratch: Vec::new(), confirming, each }
+    }
+
+    /// Lets the store take in who has come: from then on every push goes at once.
+    fn open(&mut self) {
+        for rig in [Some(&mut self.rig), self.other.as_mut()].into_iter().flatten() {
+            rig.advance(Duration::from_secs(1));
+            rig.settle();
+        }
+    }
+
+    /// Sends one batch, and then the confirmations of it. Returns the bytes written.
+    pub fn pass_and_confirm(&mut self) -> usize {
+        let mut written = self.pass();
+        let Self { rig, other, scratch, confirming, each, .. } = self;
+        let home = other.as_mut().unwrap_or(rig);
+        for (connection, confirmed) in confirming.iter_mut() {
+            *confirmed += *each;
+            let mut json = [0; 48];
+            let frame = received(&mut json, *confirmed);
+            scratch.clear();
+            push_client_text(scratch, frame);
+            home.receive(*connection, scratch);
+        }
+        let mut sink = |_, bytes: &[u8]| written += black_box(bytes).len();
+        home.end_batch(&mut sink);
+        if let Some(other) = other {
+            other.outgoing().for_each(|(_, envelope)| rig.from_shard(ShardId(1), envelope));
+            rig.end_batch(&mut sink);
+        }
+        written
     }
 
     /// Sends one batch through the shard, and gives each written buffer back. Returns the bytes
@@ -98,7 +146,7 @@ impl Exchange {
     /// The copy of the senders' bytes, which the shard unmasks in place, is part of it: it stands for
     /// the kernel's.
     pub fn pass(&mut self) -> usize {
-        let Self { rig, other, batches, next, scratch } = self;
+        let Self { rig, other, batches, next, scratch, .. } = self;
         rig.advance(PASS);
         for read in &batches[*next] {
             scratch.clear();
@@ -119,6 +167,12 @@ impl Exchange {
         written
     }
 
+    /// Messages that were written out to the store: none, where each is confirmed in time.
+    #[must_use]
+    pub fn given_out(&self) -> u64 {
+        self.rig.stats().entries_given_out + self.other.as_ref().map_or(0, |rig| rig.stats().entries_given_out)
+    }
+
     /// Checks that every message so far was delivered and acknowledged.
     ///
     /// # Panics
@@ -130,6 +184,15 @@ impl Exchange {
         assert_eq!(delivered, stats.messages_in, "{stats:?}");
         assert_eq!(stats.messages_acked, stats.messages_in, "{stats:?}");
     }
+}
+
+/// Writes a `received` without an allocation.
+fn received(out: &mut [u8; 48], seq: u64) -> &str {
+    let mut rest = &mut out[..];
+    let written = write!(rest, "{{\"type\":\"received\",\"seq\":{seq}}}");
+    let unused = rest.len();
+    assert!(written.is_ok(), "26 bytes and 20 digits fit");
+    std::str::from_utf8(&out[..48 - unused]).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -144,6 +207,20 @@ mod tests {
                 assert!(exchange.pass() > 500 * batch);
             }
             exchange.check();
+        }
+    }
+
+    #[test]
+    fn what_is_confirmed_in_time_is_acked_and_never_stored() {
+        for durability in [None, Some(Durability::Group)] {
+            for (batch, shape) in [(1, Shape::Spread), (64, Shape::Pipelined), (8, Shape::Across)] {
+                let mut exchange = Exchange::confirming(VerifyMode::Off, batch, shape, durability);
+                for _ in 0..SIGNED_MESSAGES / batch + 1 {
+                    exchange.pass_and_confirm();
+                }
+                exchange.check();
+                assert_eq!(exchange.given_out(), 0);
+            }
         }
     }
 

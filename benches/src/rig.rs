@@ -8,7 +8,7 @@ use protocol::server_frame::{Challenge, ServerFrame, ServerFrameDecoder};
 use protocol::websocket::{Decoder, Incoming, Role};
 use protocol::{encode, limits, opening, upgrade};
 use relay_core::{
-    Config, ConnectionId, Effect, Effects, Envelope, Event, Gone, Limits, Now, Shard, ShardId, Stats, VerifyMode,
+    Batch, Config, ConnectionId, Effect, Effects, Envelope, Event, Gone, Limits, Now, Shard, ShardId, Stats, VerifyMode,
 };
 
 use crate::user::{UNIX_MS, User, push_client_text};
@@ -41,6 +41,9 @@ pub struct Rig {
     /// Writes of the pass, to be answered.
     writes: Vec<(ConnectionId, Vec<u8>)>,
     outgoing: Vec<(ShardId, Envelope)>,
+    /// Batches of the pass: the store takes each at once, and keeps nothing.
+    #[expect(clippy::vec_box, reason = "the boxes go back to the shard")]
+    stored: Vec<Box<Batch>>,
 }
 
 impl Rig {
@@ -55,6 +58,7 @@ impl Rig {
             connections: 0,
             writes: Vec::new(),
             outgoing: Vec::new(),
+            stored: Vec::new(),
         }
     }
 
@@ -123,8 +127,12 @@ impl Rig {
                 Effect::ShutdownWrite { .. } | Effect::Close { .. } | Effect::HandOver { .. } => {
                     panic!("the shard ended a connection: {effect:?}")
                 }
-                Effect::Store(_) | Effect::Load(_) => panic!("the shard has no store: {effect:?}"),
+                Effect::Store(batch) => self.stored.push(batch),
+                Effect::Load(_) => panic!("nothing is stored: {effect:?}"),
             }
+        }
+        for batch in self.stored.drain(..) {
+            self.shard.handle(Event::Stored { batch, result: Ok(()) }, self.now, &mut self.effects);
         }
         let count = self.writes.len();
         for (connection, buffer) in self.writes.drain(..) {
