@@ -6,8 +6,9 @@
 //! [`Batch`] and given out as [`Effect::Store`](crate::Effect::Store). [`Event::Stored`](crate::Event::Stored)
 //! brings the box back, and the shard tells those who waited.
 //!
-//! A batch is due when somebody has waited for 2 ms or 256 messages wait (`sync`: at the end of the
-//! pass); ids wait for 100 ms, users that nobody waits for, for 1 s.
+//! A batch is due when somebody has waited for 2 ms or 256 messages came (`sync`: at the end of the
+//! pass); ids wait for 100 ms, users that nobody waits for, for 1 s. A message whose recipient is online
+//! is left for the next batch if it came within the last millisecond: it is about to be confirmed.
 //!
 //! # Invariants
 //! - At most [`IN_FLIGHT_MAX`] batches are given out; while they are, the open one grows to
@@ -30,6 +31,9 @@ const GROUP_ENTRIES: usize = 256;
 
 /// How long somebody waits for a batch to fill.
 const GROUP_WAIT: Nanos = 2_000_000;
+
+/// How long a device that is online has to confirm before its messages are written out.
+const CONFIRM_WAIT: Nanos = 1_000_000;
 
 /// How long ids wait for a batch that goes anyhow.
 const IDS_WAIT: Nanos = 100_000_000;
@@ -75,10 +79,19 @@ pub(crate) enum Need {
     Soon,
 }
 
+/// A message by name.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Name {
+    pub(crate) user: UserId,
+    pub(crate) seq: u64,
+    /// When it was noted.
+    pub(crate) since: Nanos,
+}
+
 /// What is in flight of one batch, by name.
 #[derive(Debug, Default)]
 pub(crate) struct Flight {
-    pub(crate) entries: Vec<(UserId, u64)>,
+    pub(crate) entries: Vec<Name>,
     pub(crate) users: Vec<UserId>,
     /// Ids of the batch that are those of its messages: the first of its ids.
     pub(crate) entry_ids: usize,
@@ -88,8 +101,10 @@ pub(crate) struct Flight {
 #[derive(Debug)]
 pub(crate) struct Journal {
     durability: Option<Durability>,
-    /// The open batch: messages by user and seq, users by need, ids, and keys to forget.
-    pub(crate) entries: Vec<(UserId, u64)>,
+    /// The open batch: messages, users by need, ids, and keys to forget.
+    pub(crate) entries: Vec<Name>,
+    /// So many messages in it make it due at once.
+    full_len: usize,
     pub(crate) soon: Vec<UserId>,
     pub(crate) lazy: VecDeque<UserId>,
     pub(crate) ids: VecDeque<IdRecord>,
@@ -127,6 +142,7 @@ impl Journal {
         Self {
             durability,
             entries: Vec::new(),
+            full_len: GROUP_ENTRIES,
             soon: Vec::new(),
             lazy: VecDeque::new(),
             ids: VecDeque::new(),
@@ -171,7 +187,7 @@ impl Journal {
     /// Notes a message.
     pub(crate) fn note_entry(&mut self, user: UserId, seq: u64, now: Nanos) {
         if self.has_store() && !self.is_failed {
-            self.entries.push((user, seq));
+            self.entries.push(Name { user, seq, since: now });
             self.urgent_since.get_or_insert(now);
         }
     }
@@ -236,6 +252,22 @@ impl Journal {
         Some(Due { urged: self.is_urged, ids, lazy })
     }
 
+    fn writes_all(&self) -> bool {
+        self.is_draining || self.durability == Some(Durability::Sync)
+    }
+
+    /// Whether a message of an online user is left for the next batch.
+    pub(crate) fn is_left(&self, name: &Name, now: Nanos) -> bool {
+        !self.writes_all() && now < name.since + CONFIRM_WAIT
+    }
+
+    /// Takes back what was left of the messages, oldest first.
+    pub(crate) fn leave(&mut self, entries: Vec<Name>) {
+        self.full_len = entries.len() + GROUP_ENTRIES;
+        self.urgent_since = entries.first().map(|name| name.since);
+        self.entries = entries;
+    }
+
     fn lazy_wait(&self, wait: Nanos) -> Nanos {
         if self.is_draining { 0 } else { wait }
     }
@@ -246,8 +278,8 @@ impl Journal {
         if self.is_failed || self.in_flight.len() >= IN_FLIGHT_MAX || !self.waits() {
             return None;
         }
-        let at_once = self.is_draining || self.durability == Some(Durability::Sync);
-        let is_full = self.entries.len() >= GROUP_ENTRIES;
+        let at_once = self.writes_all();
+        let is_full = self.entries.len() >= self.full_len;
         let urgent_wait = if at_once || is_full { 0 } else { GROUP_WAIT };
         let urgent = self.urgent_since.map(|since| since + urgent_wait);
         let ids = self.ids_since.map(|since| since + self.lazy_wait(IDS_WAIT));
@@ -311,7 +343,7 @@ impl Journal {
     }
 
     /// The store has failed: forgets what waits, and gives the messages of it.
-    pub(crate) fn fail(&mut self) -> Vec<(UserId, u64)> {
+    pub(crate) fn fail(&mut self) -> Vec<Name> {
         self.is_failed = true;
         self.soon.clear();
         self.lazy.clear();

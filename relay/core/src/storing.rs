@@ -3,6 +3,8 @@
 //! # Invariants
 //! - A message that every known device has confirmed when its batch is written out is left out of it: it
 //!   never touches the disk.
+//! - Of a user who is offline every message noted so far goes with the next batch: a record that calls
+//!   itself exact never leaves one behind.
 //! - A waiter hears of its message once: when a device confirms it, when it is stored, or when it cannot
 //!   be stored and nobody has confirmed it.
 //! - Of what could not be stored for want of room, messages that no device has confirmed are withdrawn;
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use crate::effect::{Effect, Effects};
 use crate::envelope::{Outcome, Waiter};
 use crate::inbox::Body;
-use crate::journal::{BATCH_IDS_MAX, BATCH_LAZY_USERS_MAX, Due, Flight, Need};
+use crate::journal::{BATCH_IDS_MAX, BATCH_LAZY_USERS_MAX, Due, Flight, Name, Need};
 use crate::router::{User, UserId};
 use crate::shard::Core;
 use crate::store::{Batch, DeviceRecord, EntryRecord, Removal, StoreFault, UserRecord};
@@ -38,14 +40,18 @@ impl Core {
     fn write_entries(&mut self, batch: &mut Batch, flight: &mut Flight) {
         let mut names = std::mem::take(&mut self.journal.entries);
         let mut shared: Option<(Arc<[u8]>, std::ops::Range<usize>)> = None;
-        for (id, seq) in names.drain(..) {
-            let Some(user) = self.router.get_mut(id) else { continue };
-            let floor = user.floor();
-            let key = user.key;
+        let now = self.now.nanos;
+        names.retain(|name| {
+            let &Name { user: id, seq, .. } = name;
+            let Some(user) = self.router.get_mut(id) else { return false };
+            let (key, floor, is_online) = (user.key, user.floor(), user.devices.is_online());
             let Some(entry) = user.inbox.entry_mut(seq) else {
                 self.stats.entries_never_stored += 1;
-                continue;
+                return false;
             };
+            if is_online && self.journal.is_left(name, now) {
+                return true;
+            }
             let frame = match (&entry.body, &shared) {
                 (Body::Shared(bytes), Some((last, range))) if Arc::ptr_eq(bytes, last) => range.clone(),
                 (body, _) => {
@@ -72,10 +78,11 @@ impl Core {
                 origin: entry.origin,
                 frame,
             });
-            flight.entries.push((id, seq));
+            flight.entries.push(*name);
             user.inbox.give_out(seq);
-        }
-        self.journal.entries = names;
+            false
+        });
+        self.journal.leave(names);
         flight.entry_ids = batch.ids.len();
     }
 
@@ -140,7 +147,7 @@ impl Core {
 
     fn is_stored(&mut self, batch: &Batch, flight: &Flight) {
         self.stats.entries_stored += flight.entries.len() as u64;
-        for &(id, seq) in &flight.entries {
+        for &Name { user: id, seq, .. } in &flight.entries {
             let Some(user) = self.router.get_mut(id) else { continue };
             let unseen = !user.seen;
             let Some(entry) = user.inbox.entry_mut(seq) else { continue };
@@ -176,7 +183,7 @@ impl Core {
         self.stats.store_full += 1;
         let now = self.now.nanos;
         self.journal.pause(now);
-        for &(id, seq) in &flight.entries {
+        for &Name { user: id, seq, .. } in &flight.entries {
             let Some(user) = self.router.get_mut(id) else { continue };
             let is_confirmed = seq <= user.inbox.confirmed;
             let Some(entry) = user.inbox.entry_mut(seq) else { continue };
@@ -219,8 +226,8 @@ impl Core {
     }
 
     /// Nothing can be stored any more: whoever waits is refused, whatever is on the disk.
-    fn refuse_all(&mut self, entries: &[(UserId, u64)]) {
-        for &(id, seq) in entries {
+    fn refuse_all(&mut self, entries: &[Name]) {
+        for &Name { user: id, seq, .. } in entries {
             let entry = self.router.get_mut(id).and_then(|user| user.inbox.entry_mut(seq));
             if let Some(waiter) = entry.and_then(|entry| entry.waiter.take()) {
                 self.settled.push((waiter, Outcome::Overloaded));

@@ -62,7 +62,9 @@ fn what_nobody_confirms_is_acked_once_it_is_stored() {
 #[test]
 fn a_batch_goes_after_2_ms_or_with_256_messages() {
     let mut world = World::with_store(1, |config| config.limits.messages_per_second = 0);
-    let (anna, _) = (world.login(0, 1, "a"), world.login(0, 2, "b"));
+    let (anna, ben) = (world.login(0, 1, "a"), world.login(0, 2, "b"));
+    world.commit();
+    world.disconnect(ben, Gone::Broken);
     world.commit();
     world.received(anna);
     world.send(anna, &key(2), "id-0", "hi");
@@ -77,6 +79,29 @@ fn a_batch_goes_after_2_ms_or_with_256_messages() {
     }
     assert_eq!(world.stored.1, 257, "256 wait for nothing");
     assert_eq!(world.received_with(anna, "ack").len(), 257);
+}
+
+#[test]
+fn what_came_just_before_a_batch_goes_is_left_out_while_a_device_may_confirm_it() {
+    let (mut world, anna, ben) = pair(1);
+    world.send(anna, &key(2), "early", "hi");
+    world.advance(3 * MILLISECOND / 2);
+    world.send(anna, &key(2), "late", "hi");
+    world.advance(MILLISECOND / 2);
+    world.settle();
+    assert_eq!((world.stored.1, world.disk.inbox(&key(2))), (1, vec![1]));
+    world.confirm(ben, 2);
+    world.run(10 * MILLISECOND, MILLISECOND);
+    assert_eq!(world.stored.1, 1);
+    assert_eq!(world.received_with(anna, "\"ack\"").len(), 2);
+    // One that is offline confirms nothing: nothing of its is left.
+    world.send(anna, &key(2), "third", "hi");
+    world.advance(3 * MILLISECOND / 2);
+    world.send(anna, &key(2), "fourth", "hi");
+    world.disconnect(ben, Gone::Broken);
+    world.advance(MILLISECOND / 2);
+    world.settle();
+    assert_eq!(world.disk.inbox(&key(2)), [3, 4]);
 }
 
 #[test]
