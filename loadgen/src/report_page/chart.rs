@@ -181,7 +181,7 @@ fn draw_gate(gate: &Gate) -> Markup {
     };
     let (x, y) = (percent(corner.unwrap_or(1.0)), percent(1.0 - height));
     // Where the name would not fit before the corner, it stands behind it.
-    let before = corner.is_none_or(|x| x > 0.4);
+    let before = corner.is_none_or(|x| x > 0.25);
     html! {
         @if corner.is_some() {
             rect.shut x="0" y="0" width=(x) height=(y) {}

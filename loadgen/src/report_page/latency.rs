@@ -12,7 +12,8 @@ use crate::recorder::Metric;
 use crate::slo::TimeBound;
 use crate::summary::MetricSummary;
 use crate::table;
-use crate::units::{show_count, show_ns};
+use crate::units::show_count;
+use crate::validity::SAMPLES_BEYOND;
 
 /// What is below is nothing: axes of times begin here.
 pub(super) const AXIS_FLOOR_NS: u64 = 1_000;
@@ -148,25 +149,26 @@ pub(super) fn times(run: &Run<'_>, caption: &str, wanted: impl Fn(&str) -> bool)
     }
 }
 
-/// The cells of the percentiles. One that has no sample behind it is only the largest again, and quiet.
+/// The cells of the percentiles. One that is not settled by samples beyond it is quiet.
 fn percentiles(metric: &MetricSummary) -> Markup {
     let count = metric.n + metric.infinite;
+    // One of so many samples lies beyond; none beyond the largest.
     let cells = [
         (metric.p50, 2),
         (metric.p90, 10),
         (metric.p99, 100),
         (metric.p99_9, 1_000),
         (metric.p99_99, 10_000),
-        (metric.max, 1),
+        (metric.max, 0),
     ];
     html! {
-        @for (value, needed) in cells {
-            @if count < needed {
-                td.number.quiet title={ "fewer than " (show_count(needed)) " samples: this is the largest" } {
+        @for (value, one_of) in cells {
+            @if count < one_of * SAMPLES_BEYOND {
+                td.number.quiet title={ "chance: fewer than " (SAMPLES_BEYOND) " samples lie beyond it" } {
                     (show_time(value))
                 }
             } @else {
-                td.number.never[value.is_none()] { (value.map_or_else(|| "never".to_owned(), show_ns)) }
+                td.number.never[value.is_none()] { (show_time(value)) }
             }
         }
     }
