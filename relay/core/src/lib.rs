@@ -40,6 +40,7 @@ pub mod stats;
 pub mod store;
 
 mod answers;
+mod closing;
 mod confirm;
 mod connection;
 mod deliver;

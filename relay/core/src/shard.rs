@@ -4,7 +4,6 @@ use std::net::IpAddr;
 
 use protocol::decode::FrameDecoder;
 use protocol::server_frame::LobbyTotals;
-use protocol::{encode, websocket};
 
 use crate::config::{Config, nanos};
 use crate::connection::{Closing, Connection, Link, Moving, State, Upgrading};
@@ -84,7 +83,7 @@ pub(crate) struct Core {
     pub(crate) evict_at: usize,
     /// The push that is being made.
     pub(crate) pushed: Vec<u8>,
-    is_draining: bool,
+    pub(crate) is_draining: bool,
 }
 
 /// One place in the table of connections.
@@ -280,12 +279,12 @@ impl Core {
     }
 
     /// Takes a connection out of its slot to act on it; `None` if it is gone.
-    fn take_out(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+    pub(crate) fn take_out(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
         let slot = self.slots.get_mut(id.index as usize)?;
         if slot.generation == id.generation { slot.connection.take() } else { None }
     }
 
-    fn put_back(&mut self, connection: Box<Connection>) {
+    pub(crate) fn put_back(&mut self, connection: Box<Connection>) {
         let at = connection.link.id.index as usize;
         self.slots[at].connection = Some(connection);
     }
@@ -362,60 +361,6 @@ impl Core {
         }
     }
 
-    /// Says goodbye to everybody. Clients come back spread over [`RECONNECT_SPREAD_MS`].
-    fn drain(&mut self, effects: &mut Effects) {
-        self.is_draining = true;
-        self.journal.drain();
-        for at in 0..self.slots.len() {
-            let Some(mut connection) = self.slots[at].connection.take() else { continue };
-            match &connection.state {
-                State::Upgrading(_) => {
-                    self.finish(connection, effects);
-                    continue;
-                }
-                State::Active(session) => {
-                    let part = self.config.hash(&session.member.key) % RECONNECT_SPREAD_MS;
-                    self.post.text(&mut connection.link, |out| encode::restarting(out, RECONNECT_MIN_MS + part));
-                    self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
-                }
-                State::Challenged(_) | State::Moving(_) => {
-                    self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
-                }
-                State::Closing(_) => {}
-            }
-            self.put_back(connection);
-        }
-    }
-
-    /// Sends a close frame and waits for it to be read. What waits in the outbox goes first, unless
-    /// it overflowed.
-    pub(crate) fn begin_close(&mut self, connection: &mut Connection, closure: Closure, effects: &mut Effects) {
-        self.leave(connection);
-        let link = &mut connection.link;
-        if std::mem::take(&mut link.overflowed) {
-            link.outbox.discard_pending();
-        }
-        self.post.last(link, |out| websocket::push_close(out, closure.code, closure.reason));
-        self.enter_closing(connection, effects);
-    }
-
-    /// Closes once what waits in the outbox is written and read.
-    pub(crate) fn enter_closing(&mut self, connection: &mut Connection, effects: &mut Effects) {
-        let deadline = self.now.nanos + nanos(self.config.close_timeout);
-        connection.state = State::Closing(Closing { deadline, peer_done: false, shut: false });
-        let link = &mut connection.link;
-        self.timers.arm(link.id, &mut link.armed, deadline);
-        self.post.touch(link);
-        effects.push(Effect::Read { connection: link.id, mode: ReadMode::Continuous });
-    }
-
-    /// Ends a connection at once.
-    pub(crate) fn finish(&mut self, mut connection: Box<Connection>, effects: &mut Effects) {
-        self.leave(&mut connection);
-        self.stats.connections -= 1;
-        effects.push(Effect::Close { connection: connection.link.id });
-    }
-
     fn gauge(&mut self) {
         let stats = &mut self.stats;
         stats.ids_evicted = self.ids.evicted();
@@ -467,22 +412,6 @@ impl Core {
         }
     }
 
-    fn close_overflowed(&mut self, effects: &mut Effects) {
-        while let Some(id) = self.post.overflowed.pop() {
-            let Some(mut connection) = self.take_out(id) else { continue };
-            if connection.link.overflowed {
-                if matches!(connection.state, State::Active(_)) {
-                    self.stats.closed_too_slow += 1;
-                    self.begin_close(&mut connection, Closure::TOO_SLOW, effects);
-                } else {
-                    self.finish(connection, effects);
-                    continue;
-                }
-            }
-            self.put_back(connection);
-        }
-    }
-
     /// One write for each connection that has something to send and none in flight.
     fn flush(&mut self, effects: &mut Effects) {
         let mut dirty = std::mem::take(&mut self.post.dirty);
@@ -506,8 +435,3 @@ impl Core {
         self.post.dirty = dirty;
     }
 }
-
-/// Clients are asked to come back after this long at least, and spread over as long again and more,
-/// so that the relay that follows is up and does not meet all at once.
-const RECONNECT_MIN_MS: u64 = 500;
-const RECONNECT_SPREAD_MS: u64 = 4_500;
