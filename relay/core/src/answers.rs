@@ -72,14 +72,14 @@ impl Core {
     fn taken_over(&mut self, ticket: Ticket, online: bool, id_stored: bool, unseen: bool) {
         let Some(entry) = self.transit.get_mut(ticket) else { return };
         if let Some(copy) = entry.copy {
-            return self.acknowledge(ticket, Some(copy.seq), copy.online, id_stored);
+            return self.acknowledge(ticket, copy.seq, copy.online, id_stored);
         }
         if !self.journal.has_store() {
-            return self.acknowledge(ticket, None, online, true);
+            return self.acknowledge(ticket, 0, online, true);
         }
         let (sender, device) = (entry.sender, entry.device);
         let Some(user) = self.router.get_mut(sender) else {
-            return self.acknowledge(ticket, None, online, id_stored);
+            return self.acknowledge(ticket, 0, online, id_stored);
         };
         user.unseen += u32::from(unseen);
         if user.devices.is_online() && !user.record.is_open {
@@ -91,6 +91,10 @@ impl Core {
             return;
         }
         if !user.devices.has_other(device) {
+            if !user.devices.is_online() {
+                // Nobody is there to hear of a seq, and no record would tell of it.
+                return self.acknowledge(ticket, 0, online, id_stored);
+            }
             user.inbox.seq += 1;
             let seq = user.inbox.seq;
             if let Some(device) =
@@ -99,7 +103,7 @@ impl Core {
                 device.next = seq + 1;
             }
             self.reach(sender, Some(device));
-            return self.acknowledge(ticket, Some(seq), online, id_stored);
+            return self.acknowledge(ticket, seq, online, id_stored);
         }
         self.copy(ticket, online);
     }
@@ -110,7 +114,7 @@ impl Core {
         let Some(entry) = self.transit.get_mut(ticket) else { return };
         let InTransit { sender, device, id, .. } = *entry;
         let (with, frame) = (entry.with.clone(), std::mem::take(&mut entry.frame));
-        let Some(user) = self.router.get(sender) else { return self.acknowledge(ticket, None, online, false) };
+        let Some(user) = self.router.get(sender) else { return self.acknowledge(ticket, 0, online, false) };
         let (key, sender_hash) = (user.key, user.hash);
         // Its own inbox is bounded in all, but not as one of its senders.
         let keep = self.journal.has_room() && self.has_room_in(sender, 0, frame.len());
@@ -131,12 +135,12 @@ impl Core {
         }
         if !keep {
             self.stats.copies_dropped += 1;
-            self.acknowledge(ticket, Some(seq), online, false);
+            self.acknowledge(ticket, seq, online, false);
         }
     }
 
-    /// Acknowledges a message.
-    fn acknowledge(&mut self, ticket: Ticket, seq: Option<u64>, online: bool, id_stored: bool) {
+    /// Acknowledges a message, with a seq if it is not 0.
+    fn acknowledge(&mut self, ticket: Ticket, seq: u64, online: bool, id_stored: bool) {
         let id_record = self.id_record(ticket);
         let Some(entry) = self.leave_transit(ticket) else { return };
         self.ids.set(entry.key, IdState::Accepted { seq, online });
@@ -186,8 +190,8 @@ impl Core {
         }
     }
 
-    fn ack(&mut self, link: &mut Link, id: &MessageId, seq: Option<u64>, online: bool, duplicate: bool) {
-        let ack = Ack { id: id.as_str(), online, duplicate, seq };
+    fn ack(&mut self, link: &mut Link, id: &MessageId, seq: u64, online: bool, duplicate: bool) {
+        let ack = Ack { id: id.as_str(), online, duplicate, seq: (seq > 0).then_some(seq) };
         self.post.text(link, |out| encode::ack(out, &ack));
     }
 

@@ -110,17 +110,16 @@ impl Core {
         if !has_room {
             return Err(self.inbox_full());
         }
-        let user = match known {
-            Some(user) => user,
-            None => self.router.find_or_make(*key, self.now.unix_ms),
-        };
-        if !self.has_room_in(user, sender_hash, bytes) {
+        if let Some(user) = known {
+            return if self.has_room_in(user, sender_hash, bytes) { Ok(user) } else { Err(self.inbox_full()) };
+        }
+        let limits = &self.config.limits;
+        if self.totals.kept >= limits.inboxes_messages_max as u64 || bytes as u64 > limits.inbox_bytes_max {
             return Err(self.inbox_full());
         }
-        if known.is_none() {
-            let record = &mut self.router.user_mut(user).record;
-            self.journal.note_user(user, record, Need::Soon, self.now.nanos);
-        }
+        let user = self.router.find_or_make(*key, self.now.unix_ms);
+        let record = &mut self.router.user_mut(user).record;
+        self.journal.note_user(user, record, Need::Soon, self.now.nanos);
         Ok(user)
     }
 

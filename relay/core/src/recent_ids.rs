@@ -41,8 +41,8 @@ pub(crate) enum IdState {
     Verifying,
     /// On its way to the recipient's shard.
     InTransit(Ticket),
-    /// Acknowledged: with this seq of the sender's, if any, and whether the recipient was online.
-    Accepted { seq: Option<u64>, online: bool },
+    /// Acknowledged: with this seq of the sender's, or 0, and whether the recipient was online.
+    Accepted { seq: u64, online: bool },
     /// Accepted before the relay started anew; the sender's other devices do not have it.
     CopyDue,
 }
@@ -55,6 +55,9 @@ struct Known {
     /// When it was noted or accepted; tells an entry of `order` from an older one of the same key.
     at: Nanos,
 }
+
+/// What [`Limits::recent_ids_max`](crate::Limits::recent_ids_max) reckons with.
+const _: () = assert!(size_of::<Known>() == 48);
 
 #[derive(Debug, Default)]
 struct Stripe {
@@ -173,7 +176,7 @@ mod tests {
         let tag = ids.tag(&Signature::from_bytes([5; 64]));
         let key = ids.key(&anna, "id");
         ids.note(key, tag, 10);
-        let accepted = IdState::Accepted { seq: Some(7), online: true };
+        let accepted = IdState::Accepted { seq: 7, online: true };
         ids.set(key, accepted);
         assert_eq!(ids.get(key, 10 + MEMORY), Some((tag, accepted)));
         assert_eq!(ids.get(key, 11 + MEMORY), None);
@@ -190,7 +193,7 @@ mod tests {
         ids.note(key, tag, 0);
         ids.forget(key);
         ids.note(key, tag, MEMORY);
-        ids.set(key, IdState::Accepted { seq: None, online: false });
+        ids.set(key, IdState::Accepted { seq: 0, online: false });
         for n in 0..10_000 {
             let other = ids.key(&PublicKey::from_bytes([2; 32]), &n.to_string());
             ids.note(other, tag, MEMORY + 1);

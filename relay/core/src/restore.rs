@@ -60,7 +60,7 @@ impl Core {
 
     fn restore_id(&mut self, record: &IdRecord) {
         let age_ms = u64::try_from(self.now.unix_ms.saturating_sub(record.at_ms)).unwrap_or(0);
-        let state = if record.copy_due { IdState::CopyDue } else { IdState::Accepted { seq: None, online: false } };
+        let state = if record.copy_due { IdState::CopyDue } else { IdState::Accepted { seq: 0, online: false } };
         self.ids.restore(record, state, age_ms.saturating_mul(1_000_000), self.now.nanos);
     }
 }

@@ -104,7 +104,7 @@ pub struct Stats {
     pub logins: u64,
     /// Messages taken from senders in well-formed frames of their own.
     pub messages_in: u64,
-    /// Messages pushed to a local user, counted once however many devices.
+    /// Messages for a local user who was online when they came, counted once however many devices.
     pub messages_delivered: u64,
     /// Messages acknowledged to their sender, duplicates left out.
     pub messages_acked: u64,

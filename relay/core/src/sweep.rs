@@ -107,13 +107,13 @@ impl Core {
 }
 
 impl User {
-    /// Nothing of it is needed, and it was not online since then.
+    /// Nothing of it is needed, and it was not online since then, or never.
     fn is_over(&self, since_ms: i64) -> bool {
         !self.devices.is_online()
             && self.devices.all().is_empty()
             && self.inbox.is_empty()
             && self.record.need == Need::None
             && self.unanswered == 0
-            && self.active_ms < since_ms
+            && (self.active_ms < since_ms || !self.seen)
     }
 }
