@@ -107,8 +107,13 @@ impl RelayProcess {
     pub fn start(spawn: &Spawn, log: Option<&Path>) -> Result<Self, RelayError> {
         let program = spawn.program.display().to_string();
         let failed = |error| RelayError::Start { program: program.clone(), error };
-        let child = tether::command(&spawn.program)
-            .map_err(failed)?
+        let mut command = tether::command(&spawn.program).map_err(failed)?;
+        // No other relay's directory is touched, and a run finds none of an earlier one: a store is asked
+        // for by name. By environment, since older relays do not know the option.
+        if !spawn.arguments.iter().any(|argument| argument.starts_with("--data")) {
+            command.env("RELAY_EPHEMERAL", "true");
+        }
+        let child = command
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
             .args(&spawn.arguments)
             .stdin(Stdio::null())

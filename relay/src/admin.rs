@@ -3,6 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/healthz` | 200 `ok`, or 503 `draining` while the relay goes away |
+//! | `/readyz` | 200 `ready`; 503 while it drains, its disk is full or its store has failed, and why |
 //! | `/version` | JSON: version, commit (of the build, or null), engine, shards, how it was built |
 //! | `/config` | JSON: the configuration in effect, by option |
 //! | `/stats` | JSON: the counts of all shards, in total and each; 503 if a shard does not answer |
@@ -31,6 +32,7 @@ use tokio::time::timeout;
 use tracing::error;
 
 use crate::control::{Control, Snapshot};
+use crate::store::{Condition, Health};
 
 pub(crate) use about::About;
 
@@ -52,20 +54,27 @@ pub(crate) struct AdminThread {
 struct Context {
     about: Arc<About>,
     control: Control,
+    /// `None` without a store.
+    store: Option<Arc<Health>>,
 }
 
 /// Starts the endpoint on a bound socket.
 ///
 /// # Errors
 /// The operating system's, when it gives no thread or descriptors.
-pub(crate) fn start(socket: TcpListener, about: About, control: Control) -> io::Result<AdminThread> {
+pub(crate) fn start(
+    socket: TcpListener,
+    about: About,
+    control: Control,
+    store: Option<Arc<Health>>,
+) -> io::Result<AdminThread> {
     socket.set_nonblocking(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let socket = {
         let _entered = runtime.enter();
         tokio::net::TcpListener::from_std(socket)?
     };
-    let router = router(Context { about: Arc::new(about), control });
+    let router = router(Context { about: Arc::new(about), control, store });
     let (stop, stopped) = oneshot::channel();
     let serve = async move {
         tokio::select! {
@@ -95,6 +104,7 @@ impl Drop for AdminThread {
 fn router(context: Context) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .route("/version", get(version))
         .route("/config", get(config))
         .route("/stats", get(stats))
@@ -103,6 +113,18 @@ fn router(context: Context) -> Router {
 
 async fn healthz(State(context): State<Context>) -> (StatusCode, &'static str) {
     if context.control.is_draining() { (StatusCode::SERVICE_UNAVAILABLE, "draining") } else { (StatusCode::OK, "ok") }
+}
+
+async fn readyz(State(context): State<Context>) -> (StatusCode, String) {
+    let not_ready = |sentence| (StatusCode::SERVICE_UNAVAILABLE, sentence);
+    if context.control.is_draining() {
+        return not_ready("draining".to_owned());
+    }
+    match context.store.map(|store| store.condition()).unwrap_or_default() {
+        Condition::Well => (StatusCode::OK, "ready".to_owned()),
+        Condition::Full => not_ready("disk full: messages that have to be stored are refused".to_owned()),
+        Condition::Failed(sentence) => not_ready(format!("store failed: {sentence}; nothing is acked any more")),
+    }
 }
 
 async fn version(State(context): State<Context>) -> Response {
@@ -115,7 +137,10 @@ async fn config(State(context): State<Context>) -> Response {
 
 async fn stats(State(context): State<Context>) -> Response {
     match timeout(PATIENCE, snapshots(&context.control)).await {
-        Ok(Some(snapshots)) => json_response(&counts::to_json(&snapshots, context.about.engine)),
+        Ok(Some(snapshots)) => {
+            let store = context.store.map(|store| store.stats());
+            json_response(&counts::to_json(&snapshots, context.about.engine, store))
+        }
         Ok(None) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "a shard does not answer").into_response(),
     }
 }

@@ -12,9 +12,11 @@
 //! Absent on purpose: a configuration file, and options for what nobody would measure.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Parser, ValueEnum};
 use relay_core::{Limits, ShardId, VerifyMode};
 use relay_engine::SocketOptions;
 use thiserror::Error;
@@ -75,6 +77,55 @@ pub struct Config {
     /// Signatures of messages: in batches when many wait, each alone, or (for measuring) not at all
     #[arg(long, env = "RELAY_VERIFY", value_enum, default_value_t = Verify::Auto)]
     pub verify: Verify,
+
+    /// Directory of what has to survive a restart; made if it is not there, used by one relay at a time
+    #[arg(long, env = "RELAY_DATA", value_name = "DIR", default_value = "./relay-data")]
+    pub data: PathBuf,
+
+    /// Keep nothing on disk, whatever --data says: messages for those who are offline are refused
+    #[arg(
+        long, env = "RELAY_EPHEMERAL", action = ArgAction::Set, value_parser = BoolishValueParser::new(),
+        num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+        hide_possible_values = true
+    )]
+    pub ephemeral: bool,
+
+    /// When a message that nobody has confirmed is acked: synced at the end of each pass, synced together
+    /// with all others of 2 ms, or given to the operating system (lost in a power cut)
+    #[arg(long, env = "RELAY_DURABILITY", value_enum, default_value_t = Durability::Group)]
+    pub durability: Durability,
+
+    /// How long a message waits for its recipient, and an absent user or device is known
+    #[arg(long, env = "RELAY_MESSAGE_TTL", value_name = "DURATION", value_parser = duration, default_value = "30d")]
+    pub message_ttl: Duration,
+
+    /// How long messages of rooms can be read again
+    #[arg(long, env = "RELAY_RETENTION", value_name = "DURATION", value_parser = duration, default_value = "7d")]
+    pub retention: Duration,
+
+    /// Messages that may wait in one inbox; one more is refused with inbox_full
+    #[arg(long, env = "RELAY_INBOX_MESSAGES", value_name = "N", default_value_t = Config::default().inbox_messages)]
+    pub inbox_messages: usize,
+
+    /// Bytes of messages that may wait in one inbox
+    #[arg(long, env = "RELAY_INBOX_BYTES", value_name = "BYTES", value_parser = bytes, default_value = "64MiB")]
+    pub inbox_bytes: usize,
+
+    /// Messages of one sender that may wait in one inbox
+    #[arg(long, env = "RELAY_INBOX_SENDER_MESSAGES", value_name = "N", default_value_t = Config::default().inbox_sender_messages)]
+    pub inbox_sender_messages: usize,
+
+    /// Messages that may wait in all inboxes of one shard, 24 bytes of memory each
+    #[arg(long, env = "RELAY_INBOXES_MESSAGES", value_name = "N", default_value_t = Config::default().inboxes_messages)]
+    pub inboxes_messages: usize,
+
+    /// Messages of one sender that may wait for keys that were never online here
+    #[arg(long, env = "RELAY_UNSEEN_SENDER_MESSAGES", value_name = "N", default_value_t = Config::default().unseen_sender_messages)]
+    pub unseen_sender_messages: usize,
+
+    /// Messages that may wait for such keys in all
+    #[arg(long, env = "RELAY_UNSEEN_MESSAGES", value_name = "N", default_value_t = Config::default().unseen_messages)]
+    pub unseen_messages: usize,
 
     /// Messages a second for one key, burst twice that; 0 is unlimited
     #[arg(long, env = "RELAY_RATE_LIMIT", value_name = "N", default_value_t = Config::default().rate_limit)]
@@ -174,6 +225,27 @@ pub enum Verify {
     Off,
 }
 
+/// When a message that nobody has confirmed counts as safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// Synced, each pass of a shard by itself.
+    Sync,
+    /// Synced, with all others of 2 ms or 256 messages.
+    Group,
+    /// Given to the operating system.
+    Memory,
+}
+
+impl From<Durability> for relay_core::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Sync => Self::Sync,
+            Durability::Group => Self::Group,
+            Durability::Memory => Self::Memory,
+        }
+    }
+}
+
 /// Form of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -209,6 +281,17 @@ impl Default for Config {
             accept: Accept::Reuseport,
             busy_poll: Duration::ZERO,
             verify: Verify::Auto,
+            data: "./relay-data".into(),
+            ephemeral: false,
+            durability: Durability::Group,
+            message_ttl: core.message_ttl,
+            retention: Duration::from_secs(7 * 24 * 3600),
+            inbox_messages: limits.inbox_messages_max,
+            inbox_bytes: 64 << 20,
+            inbox_sender_messages: limits.inbox_sender_messages_max,
+            inboxes_messages: limits.inboxes_messages_max,
+            unseen_sender_messages: limits.unseen_sender_messages_max,
+            unseen_messages: limits.unseen_messages_max,
             rate_limit: limits.messages_per_second,
             heartbeat: core.heartbeat,
             auth_timeout: core.auth_timeout,
@@ -237,12 +320,19 @@ impl Config {
     /// The first that cannot work.
     pub fn check(&self) -> Result<(), ConfigError> {
         const HOUR: Duration = Duration::from_secs(3600);
+        const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
         in_range("busy-poll", self.busy_poll, Duration::ZERO, Duration::from_secs(1))?;
         in_range("heartbeat", self.heartbeat, Duration::from_millis(100), HOUR)?;
         in_range("auth-timeout", self.auth_timeout, Duration::from_millis(1), HOUR)?;
         in_range("upgrade-timeout", self.upgrade_timeout, Duration::from_millis(1), HOUR)?;
         in_range("lobby-tick", self.lobby_tick, Duration::from_millis(1), Duration::from_secs(10))?;
         in_range("user-timeout", self.user_timeout, Duration::from_secs(1), HOUR)?;
+        in_range("message-ttl", self.message_ttl, Duration::from_secs(60), YEARS)?;
+        in_range("retention", self.retention, Duration::ZERO, YEARS)?;
+        at_least("inbox-messages", self.inbox_messages, 1)?;
+        at_least("inbox-bytes", self.inbox_bytes, FRAME_BYTES_MAX)?;
+        at_least("inbox-sender-messages", self.inbox_sender_messages, 1)?;
+        at_least("inboxes-messages", self.inboxes_messages, 1)?;
         at_least("frame-bytes", self.frame_bytes, 1024)?;
         at_most("frame-bytes", self.frame_bytes, FRAME_BYTES_MAX)?;
         at_least("message-chars", self.message_chars, 1)?;
@@ -287,14 +377,33 @@ impl Config {
                 outbox_bytes_max: self.outbox_bytes,
                 devices_max: self.devices,
                 recent_ids_max: self.recent_ids,
+                inbox_messages_max: self.inbox_messages,
+                inbox_bytes_max: self.inbox_bytes as u64,
+                inbox_sender_messages_max: self.inbox_sender_messages,
+                inboxes_messages_max: self.inboxes_messages,
+                unseen_sender_messages_max: self.unseen_sender_messages,
+                unseen_messages_max: self.unseen_messages,
                 ..Limits::default()
             },
+            durability: (!self.ephemeral).then(|| self.durability.into()),
+            message_ttl: self.message_ttl,
             heartbeat: self.heartbeat,
             upgrade_timeout: self.upgrade_timeout,
             auth_timeout: self.auth_timeout,
             lobby_tick: self.lobby_tick,
             ..relay_core::Config::new(ShardId(0), shards, seed)
         }
+    }
+
+    /// Where and how things are stored, unless they are not.
+    #[must_use]
+    pub fn store(&self) -> Option<relay_store::Options> {
+        let options = || relay_store::Options {
+            dir: self.data.clone(),
+            durability: self.durability.into(),
+            retention: self.retention,
+        };
+        (!self.ephemeral).then(options)
     }
 
     /// What accepted connections inherit.

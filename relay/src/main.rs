@@ -1,21 +1,23 @@
-//! The command: reads the configuration, starts the relay, and ends it on a signal.
+//! The command: reads the configuration, starts the relay, and ends it on a signal; or checks a store.
 //!
 //! | exit status | when |
 //! |---|---|
 //! | 0 | ended as asked by SIGTERM or SIGINT, within 10 s |
-//! | 1 | could not start, or a shard failed |
+//! | 1 | could not start, or a shard failed; a store that was to be checked is not sound |
 //! | 2 | the configuration cannot work |
 //! | 128 + signal | a second signal: at once |
 
 #![forbid(unsafe_code)]
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{self, ExitCode};
 use std::thread;
 
 use clap::Parser;
 use mimalloc::MiMalloc;
-use relay::{Config, Control, StartError, cpu, logging};
+use relay::command::{Arguments, Command, StoreCommand};
+use relay::{Control, StartError, cpu, logging};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{debug, error, info, warn};
@@ -32,7 +34,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     // Ends the process by itself: 2 for a bad value, 0 for --help and --version.
-    let config = Config::parse();
+    let Arguments { config, command } = Arguments::parse();
+    if let Some(Command::Store(StoreCommand::Check { dir })) = command {
+        return check_store(&dir);
+    }
     if let Err(error) = config.check() {
         return fail(&error.into());
     }
@@ -65,6 +70,21 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             error!(%error, "relay ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads all of a store and says how it is.
+fn check_store(dir: &Path) -> ExitCode {
+    match relay_store::check(dir) {
+        Ok(report) => {
+            // Whoever closed stdout has the exit status.
+            let _ = writeln!(io::stdout(), "{report}");
+            if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
             ExitCode::FAILURE
         }
     }

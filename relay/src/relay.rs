@@ -1,9 +1,9 @@
 //! Starts a relay, waits for it, and ends it.
 //!
 //! # Flow
-//! [`start`] checks the configuration, chooses the engine, binds the sockets, and starts one thread
-//! a shard (see `shard_thread`). [`Control::drain`] lets them end; [`Running::wait`] returns when
-//! they have.
+//! [`start`] checks the configuration, chooses the engine, binds the sockets, opens the store, and
+//! starts one thread a shard (see `shard_thread`) and one for the store. [`Control::drain`] lets them
+//! end, the store last; [`Running::wait`] returns when they have.
 //!
 //! # Invariants
 //! - When [`start`] returns, the relay accepts; when it fails, no thread and no socket is left.
@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use relay_core::ShardId;
+use relay_store::OpenError;
 use thiserror::Error;
 use tracing::{info, warn};
 
@@ -32,7 +33,8 @@ use crate::mesh::Mesh;
 use crate::pin::Placement;
 use crate::shard_loop::Parts;
 use crate::shard_thread::{Birth, NewShard};
-use crate::{cpu, descriptors, listeners};
+use crate::store::{Opened, StoreThread};
+use crate::{cpu, descriptors, listeners, store};
 
 /// How long [`Running::wait`] waits once the relay drains: the 8 s that clients have, and a little
 /// for the kernel to let go of buffers. So the process ends within 10 s.
@@ -76,6 +78,12 @@ pub enum StartError {
     /// The admin endpoint could not be started.
     #[error("the admin endpoint could not be started: {0}")]
     Admin(io::Error),
+    /// The store cannot be used.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The store's thread could not be started.
+    #[error("the store's thread could not be started: {0}")]
+    StoreThread(io::Error),
     /// The system gave no randomness.
     #[error("the operating system gives no randomness: {0}")]
     Random(#[from] getrandom::Error),
@@ -123,6 +131,8 @@ pub struct Running {
     notices: Receiver<Notice>,
     /// Empty once the end was waited for.
     threads: Vec<JoinHandle<()>>,
+    /// Ends after the shards.
+    store: Option<StoreThread>,
     /// Answers until the shards have ended.
     admin: Option<AdminThread>,
 }
@@ -157,30 +167,49 @@ pub fn start(config: &Config) -> Result<Running, StartError> {
     let admin_address = admin_socket.as_ref().map(|(_, address)| *address);
 
     let (notices_sender, notices) = bounded(usize::from(placement.shards) + 1);
-    let (handles, threads) = start_shards(config, &placement, &choice, sockets, &notices_sender)?;
+    // After the sockets: nothing was changed on disk for a relay that cannot listen.
+    let opened = config.store().map(|options| Ok::<_, StartError>(Opened::open(&options, getrandom::u64()?)?));
+    let opened = opened.transpose()?;
+    let (handles, threads, store) = start_threads(config, &placement, &choice, sockets, &notices_sender, opened)?;
     let control = Control::new(handles, notices_sender);
     let verify = config.verify;
+    let health = store.as_ref().map(StoreThread::health);
     let mut running =
-        Running { address, admin_address, placement, choice, verify, control, notices, threads, admin: None };
+        Running { address, admin_address, placement, choice, verify, control, notices, threads, store, admin: None };
     if let Some((socket, _)) = admin_socket {
         let about = About::new(config, &running.placement, running.choice.kind);
-        running.admin = Some(admin::start(socket, about, running.control.clone()).map_err(StartError::Admin)?);
+        let admin = admin::start(socket, about, running.control.clone(), health);
+        running.admin = Some(admin.map_err(StartError::Admin)?);
     }
     info!(name = config.name, "{running}");
     Ok(running)
 }
 
-/// Starts the shards' threads and lets them run once all have come up. The first shards get a
-/// listening socket each, as far as there are.
-fn start_shards(
+/// What came of [`start_threads`].
+type Started = (Vec<ShardHandle>, Vec<JoinHandle<()>>, Option<StoreThread>);
+
+/// Starts the threads of the shards and of the store, and lets them run once all have come up. The
+/// first shards get a listening socket each, as far as there are.
+fn start_threads(
     config: &Config,
     placement: &Placement,
     choice: &Choice,
     sockets: Vec<TcpListener>,
     notices: &Sender<Notice>,
-) -> Result<(Vec<ShardHandle>, Vec<JoinHandle<()>>), StartError> {
+    opened: Option<Opened>,
+) -> Result<Started, StartError> {
     let shards = placement.shards;
-    let core = config.core(shards, getrandom::u64()?);
+    let seed = opened.as_ref().map_or_else(getrandom::u64, |opened| Ok(opened.seed()))?;
+    let boot = opened.as_ref().map_or(0, Opened::boot);
+    let core = relay_core::Config { boot, ..config.core(shards, seed) };
+    let (mut database, mut stored) = (None, Vec::new());
+    if let Some(opened) = opened {
+        let (end, links) = store::links(shards);
+        let (store, restored) = opened.deal(&core);
+        database = Some((store, end));
+        stored = links.into_iter().zip(restored).collect();
+    }
+    let mut stored = stored.into_iter();
     let clock = Clock::start();
     let empty_shards = Arc::new(EmptyShards::none_of(shards));
     let mut sockets = sockets.into_iter();
@@ -194,6 +223,7 @@ fn start_shards(
             clock,
             busy_poll: config.busy_poll,
             empty_shards: Arc::clone(&empty_shards),
+            store: stored.next(),
         };
         let birth = Birth {
             parts,
@@ -204,10 +234,13 @@ fn start_shards(
         born.push((NewShard::spawn(birth, notices.clone())?, commands_sender));
     }
     let doorbells = born.iter().map(|(shard, _)| shard.doorbell()).collect::<Result<Vec<_>, _>>()?;
+    let store = database.map(|(store, end)| StoreThread::spawn(store, end, doorbells.clone()));
+    let store = store.transpose().map_err(StartError::StoreThread)?;
     let run = |((shard, commands), doorbell): ((NewShard, _), &Arc<_>)| {
         (ShardHandle { commands, doorbell: Arc::clone(doorbell) }, shard.run(doorbells.clone()))
     };
-    Ok(born.into_iter().zip(&doorbells).map(run).unzip())
+    let (handles, threads) = born.into_iter().zip(&doorbells).map(run).unzip();
+    Ok((handles, threads, store))
 }
 
 impl Running {
@@ -286,6 +319,9 @@ impl Running {
             // Its last words were said: a panic would have been in them.
             let _ = thread.join();
         }
+        if let Some(store) = self.store.take() {
+            store.wait(deadline);
+        }
         Ok(())
     }
 }
@@ -328,7 +364,7 @@ mod tests {
 
     fn config() -> Config {
         let any_port = (Ipv4Addr::LOCALHOST, 0).into();
-        Config { listen: any_port, admin: Admin::At(any_port), shards: Some(2), ..Config::default() }
+        Config { listen: any_port, admin: Admin::At(any_port), shards: Some(2), ephemeral: true, ..Config::default() }
     }
 
     fn is_free(running: Running) -> bool {

@@ -2,16 +2,16 @@
 //!
 //! # One pass, in order of priority
 //! 1. The kernel: submits, sleeps if there is nothing to do, and tells the core what happened.
-//! 2. The inbox: up to [`INBOX_BATCHES`] batches from other shards.
+//! 2. The inbox: up to [`INBOX_BATCHES`] batches from other shards. What the store has answered.
 //! 3. Commands: to drain, to tell counts.
 //! 4. The end of the batch: the core verifies, routes, flushes the lobby, fires timers.
-//! 5. Effects, in their order: to the kernel (queued) and to the mesh.
+//! 5. Effects, in their order: to the kernel (queued), to the mesh and to the store.
 //! 6. The mesh: what is pending leaves for the other shards.
 //!
 //! # Invariants
 //! - Time is read twice a pass, not per event: when the first event is told and when the batch ends.
 //! - A pass with nothing to do costs the core nothing: no end of a batch without events or a timer.
-//! - The thread sleeps only when the core, the inbox and the commands are idle, and after the
+//! - The thread sleeps only when the core, the inbox, the store's answers and the commands are idle, and after the
 //!   busy-poll budget; whoever pushes into a queue of a sleeper rings its doorbell.
 //! - Effects are applied after the kernel's events of a pass, not between them, so an event may still
 //!   name a connection that the core has closed or handed over in this pass: the core ignores those.
@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use relay_core::{ConnectionId, Effect, Effects, Event, Gone, Nanos, Now, ReadMode, Shard, ShardId};
+use relay_core::{ConnectionId, Effect, Effects, Event, Gone, Nanos, Now, ReadMode, Restored, Shard, ShardId};
 use relay_engine::{Disconnect, Doorbell, Engine};
 use rustix::time::{ClockId, clock_gettime};
 use tracing::{debug, info, warn};
@@ -34,6 +34,7 @@ use crate::control::{Command, Snapshot};
 use crate::drain::EmptyShards;
 use crate::mesh::{Item, Mesh};
 use crate::nonces::Nonces;
+use crate::store::StoreLink;
 
 /// Batches from other shards taken in one pass: 16 full ones are 4,096 items, some milliseconds of
 /// work at most.
@@ -76,6 +77,8 @@ pub(crate) struct Parts {
     pub(crate) clock: Clock,
     pub(crate) busy_poll: Duration,
     pub(crate) empty_shards: Arc<EmptyShards>,
+    /// The way to the store and what it had, unless the relay is without.
+    pub(crate) store: Option<(StoreLink, Restored)>,
 }
 
 /// One shard between its engine and its mesh. Made and run on the shard's thread.
@@ -83,6 +86,7 @@ pub(crate) struct ShardLoop<E> {
     engine: E,
     doorbell: Arc<Doorbell>,
     mesh: Mesh,
+    store: Option<StoreLink>,
     core: CoreSide,
     commands: Receiver<Command>,
     empty_shards: Arc<EmptyShards>,
@@ -109,11 +113,13 @@ struct CoreSide {
 impl<E: Engine> ShardLoop<E> {
     /// Makes a loop that has done nothing yet.
     pub(crate) fn new(engine: E, parts: Parts) -> Self {
-        let Parts { core, mesh, commands, clock, busy_poll, empty_shards } = parts;
-        Self {
+        let Parts { core, mesh, commands, clock, busy_poll, empty_shards, store } = parts;
+        let (store, restored) = store.unzip();
+        let mut shard = Self {
             doorbell: engine.doorbell(),
             engine,
             mesh,
+            store,
             core: CoreSide {
                 shard: core.shard,
                 core: Shard::new(core),
@@ -130,7 +136,11 @@ impl<E: Engine> ShardLoop<E> {
             busy_poll: nanos(busy_poll),
             last_work: clock.nanos(),
             drain_until: None,
+        };
+        if let Some(restored) = restored {
+            shard.core.restore(restored);
         }
+        shard
     }
 
     /// Runs until the relay has drained.
@@ -156,13 +166,13 @@ impl<E: Engine> ShardLoop<E> {
     }
 
     fn wait_for_kernel(&mut self, patience: Option<Duration>) -> io::Result<()> {
-        let Self { engine, core, mesh, commands, doorbell, .. } = self;
+        let Self { engine, core, mesh, store, commands, doorbell, .. } = self;
         let mut sink = |event: relay_engine::Event<'_>| core.tell_of_kernel(event);
         if patience == Some(Duration::ZERO) {
             return engine.poll(patience, &mut sink);
         }
         doorbell.announce_sleep();
-        let is_idle = !mesh.has_mail() && commands.is_empty();
+        let is_idle = !mesh.has_mail() && commands.is_empty() && !store.as_ref().is_some_and(StoreLink::has_mail);
         let result = engine.poll(if is_idle { patience } else { Some(Duration::ZERO) }, &mut sink);
         doorbell.awake();
         core.stats.sleeps += u64::from(is_idle);
@@ -170,7 +180,10 @@ impl<E: Engine> ShardLoop<E> {
     }
 
     fn take_mail(&mut self) {
-        let Self { engine, core, mesh, .. } = self;
+        let Self { engine, core, mesh, store, .. } = self;
+        if let Some(store) = store {
+            store.drain(|event| core.tell(event));
+        }
         mesh.drain(INBOX_BATCHES, |from, item| match item {
             Item::Envelope(envelope) => core.tell(Event::FromShard { from, envelope }),
             Item::HandOver { socket, arrival } => match engine.adopt(socket) {
@@ -211,7 +224,7 @@ impl<E: Engine> ShardLoop<E> {
     }
 
     fn apply_effects(&mut self) {
-        let Self { engine, core, mesh, .. } = self;
+        let Self { engine, core, mesh, store, .. } = self;
         for effect in core.effects.drain() {
             match effect {
                 Effect::Read { connection, mode } => engine.read(engine_id(connection), engine_mode(mode)),
@@ -223,7 +236,8 @@ impl<E: Engine> ShardLoop<E> {
                     mesh.push(to, Item::HandOver { socket, arrival });
                 }
                 Effect::Send { to, envelope } => mesh.push(to, Item::Envelope(envelope)),
-                Effect::Store(_) | Effect::Load(_) => unreachable!("the shards are made without a store"),
+                Effect::Store(batch) => linked(store).store(batch),
+                Effect::Load(request) => linked(store).load(request),
             }
         }
     }
@@ -235,7 +249,8 @@ impl<E: Engine> ShardLoop<E> {
             self.last_work = now;
         }
         // Congestion told by the flush is news without effects, and can wait for the next event.
-        if self.mesh.has_mail() || now.saturating_sub(self.last_work) < self.busy_poll {
+        let has_mail = self.mesh.has_mail() || self.store.as_ref().is_some_and(StoreLink::has_mail);
+        if has_mail || now.saturating_sub(self.last_work) < self.busy_poll {
             return Some(Duration::ZERO);
         }
         let timer = self.core.core.poll_timeout().map(|at| at.saturating_sub(now));
@@ -248,7 +263,8 @@ impl<E: Engine> ShardLoop<E> {
     fn is_done(&self) -> bool {
         let Some(until) = self.drain_until else { return false };
         let connections = self.core.core.stats().connections;
-        let is_empty = connections == 0 && !self.mesh.has_pending() && !self.mesh.has_mail();
+        let is_stored = !self.core.core.has_unstored() && self.store.as_ref().is_none_or(StoreLink::is_idle);
+        let is_empty = connections == 0 && is_stored && !self.mesh.has_pending() && !self.mesh.has_mail();
         self.empty_shards.set(self.core.shard, is_empty);
         if is_empty && self.empty_shards.are_all() && !self.mesh.has_mail() {
             info!(shard = self.core.shard.0, "drained");
@@ -258,11 +274,20 @@ impl<E: Engine> ShardLoop<E> {
         if is_late && connections > 0 {
             warn!(shard = self.core.shard.0, connections, "clients did not go away in time");
         }
+        if is_late && !is_stored {
+            warn!(shard = self.core.shard.0, "the store did not take everything in time; what was acked is there");
+        }
         is_late
     }
 }
 
 impl CoreSide {
+    /// Gives the core what the store had, before anything happens.
+    fn restore(&mut self, restored: Restored) {
+        self.has_news = true;
+        self.core.restore(restored, self.clock.now(), &mut self.effects);
+    }
+
     fn begin_pass(&mut self) {
         self.stats.passes += 1;
         self.now = None;
@@ -321,6 +346,10 @@ impl CoreSide {
         self.core.end_of_batch(now, &mut self.effects);
         true
     }
+}
+
+fn linked(store: &mut Option<StoreLink>) -> &mut StoreLink {
+    store.as_mut().expect("only a core that was made with a store uses it")
 }
 
 /// CPU time of the calling thread.

@@ -28,6 +28,9 @@ fn command(arguments: &[&str]) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
         command.env_remove(name);
     }
+    if !arguments.contains(&"--data") {
+        command.env("RELAY_EPHEMERAL", "true");
+    }
     command
 }
 

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::control::Snapshot;
 use crate::mesh::MeshStats;
 use crate::shard_loop::LoopStats;
+use crate::store::StoreStats;
 
 /// Makes an object of all fields of a struct but those behind `not`.
 macro_rules! object {
@@ -20,9 +21,9 @@ macro_rules! object {
     }};
 }
 
-/// `{"engine": …, "total": {"core": {…}, "engine": {…}, "mesh": {…}, "thread": {…}}, "shards":
+/// `{"engine": …, "store": {…} or null, "total": {"core": {…}, "engine": {…}, "mesh": {…}, "thread": {…}}, "shards":
 /// [{"shard": 0, "lobby": {"count": …, "digest": …}, "counts": {as in total}}, …]}`.
-pub(super) fn to_json(snapshots: &[Snapshot], engine: EngineKind) -> Value {
+pub(super) fn to_json(snapshots: &[Snapshot], engine: EngineKind, store: Option<StoreStats>) -> Value {
     let mut total = json!({});
     let mut shards = Vec::new();
     for snapshot in snapshots {
@@ -40,7 +41,8 @@ pub(super) fn to_json(snapshots: &[Snapshot], engine: EngineKind) -> Value {
             "counts": counts,
         }));
     }
-    json!({ "engine": engine.to_string(), "total": total, "shards": shards })
+    let store = store.as_ref().map(self::store);
+    json!({ "engine": engine.to_string(), "store": store, "total": total, "shards": shards })
 }
 
 /// Adds counts to those of the same place.
@@ -83,6 +85,10 @@ fn thread(stats: &LoopStats) -> Value {
     object!(LoopStats stats: passes sleeps events accepts_failed adopts_failed cpu_ns)
 }
 
+fn store(stats: &StoreStats) -> Value {
+    object!(StoreStats stats: commits batches entries pages failures commit_us commit_us_max)
+}
+
 #[cfg(test)]
 mod tests {
     use super::to_json;
@@ -109,7 +115,7 @@ mod tests {
 
     #[test]
     fn counts_are_told_for_each_shard_and_in_total() {
-        let json = to_json(&[snapshot(0, 1), snapshot(1, 2)], EngineKind::Epoll);
+        let json = to_json(&[snapshot(0, 1), snapshot(1, 2)], EngineKind::Epoll, None);
         assert_eq!(json["engine"], "epoll");
         let total = &json["total"];
         assert_eq!(total["core"]["users"], 3);
@@ -119,6 +125,7 @@ mod tests {
         assert_eq!(total["engine"]["enters"], 300);
         assert_eq!(total["mesh"]["items_sent"], 3);
         assert_eq!(total["thread"]["passes"], 3);
+        assert!(json["store"].is_null());
         let second = &json["shards"][1];
         assert_eq!(second["shard"], 1);
         assert_eq!(second["lobby"]["digest"], "00000000000000ab");

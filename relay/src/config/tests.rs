@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches};
 
 use super::values::{Admin, CoreList, PinCores};
-use super::{Accept, Config, EngineOption, LogFormat, Verify};
+use super::{Accept, Config, Durability, EngineOption, LogFormat, Verify};
 
 fn parse(arguments: &[&str]) -> Result<Config, clap::Error> {
     // The developer's own settings are not the test's.
@@ -51,6 +51,15 @@ fn good_values_are_taken() {
         (&["--busy-poll", "0"], |c| c.busy_poll = Duration::ZERO),
         (&["--busy-poll", "50us"], |c| c.busy_poll = Duration::from_micros(50)),
         (&["--verify", "strict"], |c| c.verify = Verify::Strict),
+        (&["--data", "/srv/relay"], |c| c.data = "/srv/relay".into()),
+        (&["--ephemeral"], |c| c.ephemeral = true),
+        (&["--ephemeral=false"], |_| ()),
+        (&["--durability", "sync"], |c| c.durability = Durability::Sync),
+        (&["--message-ttl", "1h"], |c| c.message_ttl = Duration::from_secs(3600)),
+        (&["--retention", "0"], |c| c.retention = Duration::ZERO),
+        (&["--inbox-messages", "5"], |c| c.inbox_messages = 5),
+        (&["--inbox-bytes", "1MiB"], |c| c.inbox_bytes = 1 << 20),
+        (&["--unseen-messages", "0"], |c| c.unseen_messages = 0),
         (&["--rate-limit", "0"], |c| c.rate_limit = 0),
         (&["--heartbeat", "1m 30s"], |c| c.heartbeat = Duration::from_secs(90)),
         (&["--auth-timeout", "250ms"], |c| c.auth_timeout = Duration::from_millis(250)),
@@ -89,6 +98,9 @@ fn bad_values_are_refused_with_option_value_and_fix() {
         ("--accept", "all", "possible values: reuseport, single"),
         ("--busy-poll", "50", "with its unit"),
         ("--verify", "on", "possible values: auto, strict, off"),
+        ("--ephemeral", "perhaps", "value was not a boolean"),
+        ("--durability", "none", "possible values: sync, group, memory"),
+        ("--retention", "7", "with its unit"),
         ("--rate-limit", "-1", "not in 0..=4294967295"),
         ("--heartbeat", "fast", "with its unit"),
         ("--heartbeat", "-1s", "with its unit"),
@@ -119,6 +131,12 @@ fn values_out_of_range_are_refused_with_option_value_and_fix() {
         ("upgrade-timeout", "0s", "take 1ms to 1h"),
         ("lobby-tick", "0s", "take 1ms to 10s"),
         ("user-timeout", "10ms", "take 1s to 1h"),
+        ("message-ttl", "1s", "take 1m to "),
+        ("retention", "100y", "take 0s to "),
+        ("inbox-messages", "0", "take at least 1"),
+        ("inbox-bytes", "1024", "take at least 65472"),
+        ("inbox-sender-messages", "0", "take at least 1"),
+        ("inboxes-messages", "0", "take at least 1"),
         ("frame-bytes", "1023", "take at least 1024"),
         ("frame-bytes", "65536", "take at most 65472"),
         ("message-chars", "0", "take at least 1"),
@@ -165,6 +183,16 @@ fn the_core_gets_what_was_chosen() {
         "--outbox-bytes=1GiB",
         "--devices=2",
         "--recent-ids=11",
+        "--durability=memory",
+        "--message-ttl=2h",
+        "--retention=3h",
+        "--data=here",
+        "--inbox-messages=12",
+        "--inbox-bytes=1MiB",
+        "--inbox-sender-messages=13",
+        "--inboxes-messages=14",
+        "--unseen-sender-messages=15",
+        "--unseen-messages=16",
     ])
     .unwrap();
     let core = config.core(5, 77);
@@ -180,6 +208,25 @@ fn the_core_gets_what_was_chosen() {
         (limits.control_frames_per_second, limits.outbox_bytes_max, limits.devices_max, limits.recent_ids_max),
         (8, 1 << 30, 2, 11)
     );
+    assert_eq!(
+        (limits.inbox_messages_max, limits.inbox_bytes_max, limits.inbox_sender_messages_max),
+        (12, 1 << 20, 13)
+    );
+    assert_eq!(
+        (limits.inboxes_messages_max, limits.unseen_sender_messages_max, limits.unseen_messages_max),
+        (14, 15, 16)
+    );
+    let memory = relay_core::Durability::Memory;
+    assert_eq!((core.durability, core.message_ttl), (Some(memory), Duration::from_secs(2 * 3600)));
+    let store = config.store().unwrap();
+    assert_eq!((store.dir.to_str(), store.durability), (Some("here"), memory));
+    assert_eq!(store.retention, Duration::from_secs(3 * 3600));
+}
+
+#[test]
+fn an_ephemeral_relay_has_no_store() {
+    let config = parse(&["--ephemeral", "--data=here"]).unwrap();
+    assert_eq!((config.store(), config.core(1, 1).durability), (None, None));
 }
 
 #[test]

@@ -127,6 +127,7 @@ impl Stage {
             clock: Clock::start(),
             busy_poll: Duration::ZERO,
             empty_shards: Arc::clone(&empty_shards),
+            store: None,
         };
         Self { parts, commands: commands_sender, empty_shards, other }
     }

@@ -51,7 +51,7 @@ impl Store {
     /// # Panics
     /// If a frame's range is not within its batch: a bug of the caller.
     pub fn commit<'a>(&mut self, batches: impl IntoIterator<Item = &'a Batch>, now_ms: i64) -> Result<(), Failure> {
-        self.check_health()?;
+        self.health()?;
         match self.try_commit(batches, now_ms) {
             Ok(()) => {
                 self.index.keep();
@@ -85,8 +85,11 @@ impl Store {
         Ok(())
     }
 
-    /// What every call begins with.
-    pub(crate) fn check_health(&self) -> Result<(), Failure> {
+    /// Whether the store still takes anything.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub fn health(&self) -> Result<(), Failure> {
         match &self.failed {
             None => Ok(()),
             Some(sentence) => Err(Failure { fault: StoreFault::Failed, sentence: sentence.clone() }),

@@ -92,7 +92,7 @@ struct Found<'a> {
 impl Store {
     /// Does a slice of a load.
     pub fn load(&mut self, mut load: Load) -> Progress {
-        let result = self.check_health().and_then(|()| {
+        let result = self.health().and_then(|()| {
             slice(&self.connection, &self.index, &mut self.places, &mut load).map_err(|error| self.fail(error))
         });
         match result {

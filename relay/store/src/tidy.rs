@@ -75,7 +75,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`]. A full disk here harms nothing: the WAL grows until there is room.
     pub fn tidy(&mut self) -> Result<(), Failure> {
-        self.check_health()?;
+        self.health()?;
         let wal_pages = |mode| {
             let mut checkpoint = self.connection.prepare_cached(mode)?;
             checkpoint.query_row([], |row| row.get::<_, i64>(1)).map_err(Error::from)
@@ -105,7 +105,7 @@ impl Store {
     /// # Errors
     /// As [`Store::commit`]. Nothing is lost then either.
     pub fn close(mut self) -> Result<(), Failure> {
-        self.check_health()?;
+        self.health()?;
         let copied = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         match copied.map_err(|error| self.fail(error.into())) {
             // The WAL has everything: no more is promised.

@@ -65,6 +65,9 @@ impl Relay {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
             command.env_remove(name);
         }
+        if !options.contains(&"--data") {
+            command.env("RELAY_EPHEMERAL", "true");
+        }
         let mut child = command.spawn().expect("the relay's binary starts");
         let output = Arc::new(Mutex::new(String::new()));
         let (line_sender, lines) = channel();
