@@ -19,7 +19,7 @@ fn writes_until_it_is_killed() {
     let from = contents.users.first().map_or(0, |user| user.seq_max);
     let mut out = std::io::stdout();
     for seq in from + 1.. {
-        let making = (1..=BATCH).fold(Making::default(), |making, user| making.user(user));
+        let making = (1..=BATCH).fold(Making::default(), Making::user);
         commit(&mut store, &(1..=BATCH).fold(making, |making, user| making.message(200, user, seq, "text")).0);
         writeln!(out, "committed {seq}").unwrap();
         store.tidy().unwrap();

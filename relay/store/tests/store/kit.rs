@@ -151,7 +151,7 @@ pub(crate) fn room(id: &str, members: &[u8]) -> RoomRecord {
 }
 
 pub(crate) fn id_record(number: u64, at_ms: i64) -> IdRecord {
-    IdRecord { key: u128::from(number), tag: number, sender_hash: !number, copy_due: number % 2 == 0, at_ms }
+    IdRecord { key: u128::from(number), tag: number, sender_hash: !number, copy_due: number.is_multiple_of(2), at_ms }
 }
 
 pub(crate) fn request(user: u8, what: PageOf, entries_max: usize) -> PageRequest {
