@@ -1,7 +1,7 @@
 //! Batches on their way to the disk: all that wait, in one transaction.
 //!
-//! Within a batch: who is forgotten goes first, then users and rooms as they are now, then entries,
-//! then what leaves the inboxes.
+//! Within a batch: users who are forgotten go first, then users and rooms as they are now, rooms that are
+//! forgotten, entries, and then what leaves the inboxes.
 
 use std::collections::HashMap;
 
@@ -124,15 +124,15 @@ impl Writer<'_> {
         for user in &batch.users {
             self.user(user)?;
         }
-        for room in &batch.forgotten_rooms {
-            self.sql.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([&**room])?;
-        }
         for room in &batch.rooms {
             self.scratch.bytes.clear();
             codec::encode_room(&mut self.scratch.bytes, room);
             self.sql
                 .prepare_cached("INSERT OR REPLACE INTO rooms (id, record) VALUES (?, ?)")?
                 .execute(params![&*room.id, self.scratch.bytes])?;
+        }
+        for room in &batch.forgotten_rooms {
+            self.sql.prepare_cached("DELETE FROM rooms WHERE id = ?")?.execute([&**room])?;
         }
         self.entries(batch)?;
         for removal in &batch.removals {

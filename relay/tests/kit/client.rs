@@ -118,6 +118,13 @@ impl Client {
         self.expect_ack(&draft.id, false);
     }
 
+    /// Sends a message, lets its recipient do something about it, and reads its ack.
+    pub(crate) fn say_while(&mut self, draft: &Draft, recipient: impl FnOnce()) {
+        self.send(&draft.frame());
+        recipient();
+        self.expect_ack(&draft.id, false);
+    }
+
     /// Reads whatever comes next.
     pub(crate) fn next(&mut self) -> Got {
         self.next_by(Instant::now() + DEADLINE).expect("something comes in time")

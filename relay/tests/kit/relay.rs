@@ -1,8 +1,9 @@
 //! The relay as a process.
 
 use std::fmt;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,6 +36,7 @@ impl fmt::Display for Engine {
 pub(crate) struct Relay {
     child: Child,
     address: SocketAddr,
+    admin: SocketAddr,
     /// Its lines on stdout; the channel closes when the process ends. In a mutex so that threads may
     /// share the relay; only its owner waits for lines.
     lines: Mutex<Receiver<String>>,
@@ -50,9 +52,16 @@ impl Relay {
 
     /// Starts a relay with further options.
     pub(crate) fn with(engine: Engine, options: &[&str]) -> Self {
+        Self::within(&[], engine, options)
+    }
+
+    /// Starts a relay by another program, which runs it with `exec`.
+    pub(crate) fn within(wrapper: &[&str], engine: Engine, options: &[&str]) -> Self {
         let engine = engine.to_string();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+        let words: Vec<_> = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_relay")]).collect();
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
             .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--engine", &engine])
             .args(options)
             .stdin(Stdio::null())
@@ -77,11 +86,16 @@ impl Relay {
         // Lines behind the one that is waited for interest nobody: the receiver may be gone.
         collect(stdout, &output, move |line| drop(line_sender.send(line)));
         // Made before anything can panic, so that the process is ended whatever comes.
-        let mut relay = Self { child, address: ([0; 4], 0).into(), lines: Mutex::new(lines), output, is_to_end: false };
+        let unset = ([0; 4], 0).into();
+        let lines = Mutex::new(lines);
+        let mut relay = Self { child, address: unset, admin: unset, lines, output, is_to_end: false };
         let deadline = Instant::now() + DEADLINE;
         while relay.address.port() == 0 {
             match relay.line_by(deadline) {
-                Ok(line) => relay.address = address_in(&line).unwrap_or(relay.address),
+                Ok(line) => {
+                    relay.address = address_in(&line, "listening on ").unwrap_or(unset);
+                    relay.admin = address_in(&line, "admin on ").unwrap_or(unset);
+                }
                 Err(RecvTimeoutError::Timeout) => panic!("the relay does not say where it listens"),
                 Err(RecvTimeoutError::Disconnected) => panic!("the relay ended before it listened"),
             }
@@ -97,6 +111,29 @@ impl Relay {
     /// Where it takes WebSockets.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Status and body of a GET at the admin endpoint.
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.admin).expect("the admin endpoint takes connections");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a socket takes a timeout");
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n").expect("it takes bytes");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers in time");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("it answers HTTP");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+        (status.expect("an answer has a status"), body.to_owned())
+    }
+
+    /// What the process has as the root of its files, wherever it is mounted.
+    pub(crate) fn root(&self) -> PathBuf {
+        format!("/proc/{}/root", self.child.id()).into()
+    }
+
+    /// Ends it by SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.is_to_end = true;
+        self.child.kill().expect("the relay takes a signal");
     }
 
     /// Bytes of memory that the process holds.
@@ -159,9 +196,9 @@ fn collect(stream: impl Read + Send + 'static, output: &Arc<Mutex<String>>, each
     });
 }
 
-/// The address behind `listening on `.
-fn address_in(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once("listening on ")?;
+/// The address behind these words.
+fn address_in(line: &str, words: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(words)?;
     let end = rest.find(|c: char| c.is_whitespace() || c == ',' || c == ';').unwrap_or(rest.len());
     rest[..end].parse().ok()
 }

@@ -33,4 +33,6 @@ mod opening;
 mod rates;
 mod refusals;
 mod slow_reader;
+mod store;
+mod store_failing;
 mod storm;
