@@ -45,6 +45,10 @@ const SPARE_BATCHES_MAX: usize = 64;
 
 /// What travels between shards.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all items are envelopes; a box for each would cost an allocation a message"
+)]
 pub enum Item {
     /// Something from core to core.
     Envelope(Envelope),
