@@ -301,7 +301,7 @@ impl Ledger {
         let is_theirs = |record: &usize| self.records[*record].recipient == *recipient;
         let stray = ids.find(|&id| {
             let used = self.ids.get(&(user, id.into()));
-            !used.is_some_and(|used| used.records.iter().any(|record| is_theirs(record)))
+            !used.is_some_and(|used| used.records.iter().any(&is_theirs))
         });
         ensure(stray.is_none(), Invariant::AnswerSurplus, || {
             format!("a receipt of {recipient:?} for {stray:?}, which user {user} did not send there")

@@ -87,6 +87,7 @@ impl Plant {
 
 /// What becomes of an envelope between two shards.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives for one call; a box would cost more than the copy")]
 pub(crate) enum Fate {
     /// It goes on, as it is or altered.
     Pass(Envelope),
