@@ -8,7 +8,7 @@
 //! share        = 5% | 0.05
 //! ```
 //! Times count from the beginning of the steady phase. The same text stands on the command line, in
-//! a scenario's file ([`file`]) and in `summary.json`: what is shown reads back as itself.
+//! a scenario's file ([`mod@file`]) and in `summary.json`: what is shown reads back as itself.
 //!
 //! # Who takes part
 //! By the number of the client, so that it is the same whatever the count of workers: favourites
