@@ -229,8 +229,11 @@ pub fn find_with(
                 progress.line(&table::line(&step.step));
                 shown.push(step);
             }
-            // The relay's limits forbid this rate, and allowed a lower one.
-            Err(CapacityError::Step { error: RunError::Refused(reason), .. }) if number > 1 => {
+            // The relay's limits, or this machine's, forbid this rate and allowed a lower one.
+            Err(CapacityError::Step { error: error @ (RunError::Refused(_) | RunError::Unfit(_)), .. })
+                if number > 1 =>
+            {
+                let reason = error.to_string();
                 progress.line(&format!("{}/s cannot be tried: {reason}", show_count(rate)));
                 search.note(rate, Trial::Barred);
                 barred = Some(reason);

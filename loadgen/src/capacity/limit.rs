@@ -105,7 +105,7 @@ impl Limit {
 
     /// There can be no step above, for this reason.
     pub(super) fn barred(reason: &str) -> Self {
-        Self::new(LimitKind::Generator, format!("the number of senders, not the relay: {reason}"), None)
+        Self::new(LimitKind::Generator, format!("not the relay: there can be no step above, since {reason}"), None)
     }
 
     /// Names what was full in a step that ended the search upwards.
