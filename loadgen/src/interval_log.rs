@@ -79,7 +79,7 @@ pub enum LogError {
     NoStart,
 }
 
-/// Reads a log that [`write`] wrote: when the steady phase began, and the intervals that have samples,
+/// Reads a log that [`write()`] wrote: when the steady phase began, and the intervals that have samples,
 /// in their order. Metrics that this build does not know are passed over.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 //! # Invariants
 //! - The process is told to end (SIGTERM) on every way out: when its [`RelayProcess`] is dropped, and
 //!   by the panic hook of [`end_on_panic`], since a panic aborts without dropping anything. The
-//!   command also tethers it ([`tether`](crate::tether)), so that it does not outlive a SIGKILL.
+//!   command also tethers it ([`crate::tether`]), so that it does not outlive a SIGKILL.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

@@ -238,11 +238,14 @@ fn settle(users: &mut [User], relay: &Relay, totals: &mut Totals) -> Result<()> 
     }
     let refused = AtomicU64::new(0);
     let endings: Vec<_> = thread::scope(|scope| {
-        let settle = |(user, expected): (_, &_)| {
-            let (refused, address) = (&refused, relay.address());
-            scope.spawn(move || session::settle(user, address, expected, refused))
-        };
-        let threads: Vec<_> = users.iter_mut().zip(&expected).map(settle).collect();
+        let threads: Vec<_> = users
+            .iter_mut()
+            .zip(&expected)
+            .map(|(user, expected)| {
+                let (refused, address) = (&refused, relay.address());
+                scope.spawn(move || session::settle(user, address, expected, refused))
+            })
+            .collect();
         threads.into_iter().map(|thread| thread.join().expect("a session does not panic")).collect()
     });
     totals.refused += refused.load(Ordering::Relaxed);

@@ -180,7 +180,7 @@ impl<'a> Session<'a> {
         let challenge = read_frame(&mut socket)?;
         let (relay, nonce) = (text(&challenge, "relay")?, text(&challenge, "nonce")?);
         let key = user.key().to_hex();
-        let signed = format!("relay-auth/v1\n{relay}\n{nonce}\n{key}\nphone");
+        let signed = format!("relay-auth/v1\n{relay}\n{nonce}\n{}\nphone", key.as_str());
         let signature = protocol::Signature::from_bytes(user.signing_key().sign(signed.as_bytes()).to_bytes());
         let mut auth = json!({
             "type": "auth", "version": 1, "publicKey": key.as_str(), "deviceId": "phone",

@@ -132,7 +132,7 @@ fn values_out_of_range_are_refused_with_option_value_and_fix() {
         ("lobby-tick", "0s", "take 1ms to 10s"),
         ("user-timeout", "10ms", "take 1s to 1h"),
         ("message-ttl", "1s", "take 1m to "),
-        ("retention", "100y", "take 0s to "),
+        ("retention", "100years", "take 0s to "),
         ("inbox-messages", "0", "take at least 1"),
         ("inbox-bytes", "1024", "take at least 65472"),
         ("inbox-sender-messages", "0", "take at least 1"),

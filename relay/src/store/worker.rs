@@ -173,9 +173,9 @@ impl Worker {
         }
     }
 
-    /// Reads pages, in turns, for the budget.
+    /// Reads pages, in turns, for the budget. What the group holds now came after them.
     fn read(&mut self) {
-        if self.loads.is_empty() || self.due.is_some() {
+        if self.loads.is_empty() {
             return;
         }
         let begun = Instant::now();
