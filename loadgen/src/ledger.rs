@@ -108,7 +108,7 @@ impl Ledger {
     pub fn faults(&self) -> u64 {
         let errors: u64 = self.errors.values().sum();
         let disconnects: u64 = self.disconnects.values().sum();
-        errors + disconnects + self.wrong_pushes()
+        errors + disconnects + self.seq_gaps + self.wrong_pushes()
     }
 
     /// Of the faults, what the relay pushed and should not have, or not so: no generator in trouble
@@ -120,7 +120,6 @@ impl Ledger {
             + self.misdelivered
             + self.delivered_though_refused
             + self.unknown
-            + self.seq_gaps
             + self.seq_backward
             + self.unreadable
     }

@@ -137,12 +137,14 @@ impl Standing {
     /// Weighs what was found. `caught_up` is whether every worker had read all there was at the end.
     #[must_use]
     pub fn of(findings: &[Finding], ledger: &Ledger, lobby: &LobbyOutcome, caught_up: bool) -> Self {
-        let lost = if caught_up && ledger.disconnects.is_empty() { ledger.lost } else { 0 };
+        // What has not been read yet is missing as if the relay had kept it back.
+        let (lost, gaps) =
+            if caught_up && ledger.disconnects.is_empty() { (ledger.lost, ledger.seq_gaps) } else { (0, 0) };
         Self {
             spoiled: findings.iter().any(Finding::spoils_run),
             floor: findings.iter().any(|finding| finding.kind == FindingKind::Floor),
             lost_by_relay: ledger.altered_unrepaired + lost,
-            faults_of_relay: ledger.wrong_pushes(),
+            faults_of_relay: ledger.wrong_pushes() + gaps,
             diverged_by_relay: if caught_up { lobby.diverged } else { lobby.diverged.min(lobby.disagreements) },
         }
     }
@@ -171,12 +173,12 @@ mod tests {
 
     #[test]
     fn loss_is_the_relays_only_if_nothing_else_can_have_lost_it() {
-        let ledger = Ledger { lost: 3, altered_unrepaired: 1, altered: 2, ..Ledger::default() };
+        let ledger = Ledger { lost: 3, altered_unrepaired: 1, altered: 2, seq_gaps: 5, ..Ledger::default() };
         let lobby = LobbyOutcome { diverged: 7, disagreements: 2, ..LobbyOutcome::default() };
         let standing = Standing::of(&[], &ledger, &lobby, true);
-        assert_eq!((standing.lost_by_relay, standing.faults_of_relay, standing.diverged_by_relay), (4, 2, 7));
+        assert_eq!((standing.lost_by_relay, standing.faults_of_relay, standing.diverged_by_relay), (4, 7, 7));
         let standing = Standing::of(&[], &ledger, &lobby, false);
-        assert_eq!((standing.lost_by_relay, standing.diverged_by_relay), (1, 2));
+        assert_eq!((standing.lost_by_relay, standing.faults_of_relay, standing.diverged_by_relay), (1, 2, 2));
         let broken = Ledger { disconnects: [("reset".to_owned(), 1)].into(), ..ledger };
         assert_eq!(Standing::of(&[], &broken, &lobby, true).lost_by_relay, 1);
     }
