@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -34,7 +35,7 @@ struct Relay {
 impl Relay {
     fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (child, address) = spawn("127.0.0.1:0", &data);
+        let (child, address) = spawn(&free_address(), &data);
         Self { child, address, data }
     }
 
@@ -54,6 +55,18 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// A free port below those that the kernel gives to clients: while the relay is down, none of the clients
+/// that dial it can be given its port.
+fn free_address() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = 10_000 + std::process::id() % 10_000;
+    (first..32_000)
+        .map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed))
+        .map(|port| format!("127.0.0.1:{port}"))
+        .find(|address| TcpListener::bind(address).is_ok())
+        .expect("a port is free")
 }
 
 fn spawn(listen: &str, data: &TempDir) -> (Child, SocketAddr) {
