@@ -12,7 +12,7 @@
 //!   can leave behind is one torn line at the end, which is passed over and ended before the next one.
 //!   A crash of the machine can lose the last lines, as nothing waits for the disk.
 //! - One program at a time has the file: it is locked.
-//! - Reading it is bounded by [`TAIL_BYTES`] and [`MESSAGES_MAX`], however long it has become.
+//! - Reading it is bounded by `TAIL_BYTES` and `MESSAGES_MAX`, however long it has become.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};

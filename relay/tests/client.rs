@@ -248,47 +248,6 @@ async fn kills_lose_nothing_and_repeat_nothing() {
 }
 
 #[tokio::test]
-async fn mail_for_somebody_offline_survives_a_kill_and_comes_once() {
-    const MESSAGES: usize = 60;
-    let mut relay = Relay::start();
-    // A key that the relay has seen, with two devices.
-    for device in ["phone", "desk"] {
-        User::connected(&relay, 2, device).await.close().await;
-    }
-    let mut alice = User::connected(&relay, 1, "phone").await;
-    let mut ids = Vec::new();
-    for n in 0..MESSAGES {
-        ids.push(alice.submit(2, &n.to_string()).await);
-    }
-    alice.until("all acks", |alice| alice.acked.len() == MESSAGES).await;
-    assert_eq!(alice.receipts, [], "nobody has it");
-    relay.kill_and_restart();
-
-    let mut bob = User::connected(&relay, 2, "phone").await;
-    bob.until("the mail", |bob| bob.seqs.len() == MESSAGES).await;
-    assert_eq!(bob.from(1), numbered(0..MESSAGES));
-    assert!(bob.seqs.is_sorted_by(|a, b| a + 1 == *b), "{:?}", bob.seqs);
-    let last = *bob.seqs.last().unwrap();
-    bob.handle.read(last).await.unwrap();
-    let bob = bob.close().await;
-    assert_eq!(bob.seqs.len(), MESSAGES, "once");
-    alice.until("a receipt for each, and one more", |alice| alice.receipts.len() > MESSAGES).await;
-    for (n, id) in ids.iter().enumerate() {
-        let of = |status| alice.receipts.iter().filter(|receipt| **receipt == (status, id.clone())).count();
-        assert_eq!(of(ReceiptStatus::Delivered), 1, "{n}");
-        assert_eq!(of(ReceiptStatus::Read), usize::from(n == MESSAGES - 1), "{n}");
-    }
-    // Confirmed by one device, it is still there for the other, and not for the first.
-    relay.kill_and_restart();
-    let mut desk = User::connected(&relay, 2, "desk").await;
-    desk.until("the mail", |desk| desk.seqs.len() == MESSAGES).await;
-    assert_eq!(desk.from(1), numbered(0..MESSAGES));
-    let mut phone = User::connected(&relay, 2, "phone").await;
-    phone.rest(Duration::from_millis(300)).await;
-    assert_eq!(phone.seqs, [0; 0]);
-}
-
-#[tokio::test]
 async fn what_one_device_sends_the_others_get() {
     let mut relay = Relay::start();
     let mut phone = User::connected(&relay, 1, "phone").await;

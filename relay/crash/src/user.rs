@@ -115,6 +115,7 @@ impl User {
     }
 
     /// Notes what must not be.
+    #[expect(clippy::needless_pass_by_value, reason = "callers format it for this alone")]
     pub(crate) fn fault(&mut self, what: String) {
         self.faults.push(format!("user {}: {what}", self.number));
     }
