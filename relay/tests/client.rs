@@ -195,16 +195,6 @@ impl User {
     fn from(&self, seed: u8) -> &[String] {
         self.received.get(&key(seed)).map_or(&[], Vec::as_slice)
     }
-
-    /// Ends, with everything confirmed that was taken.
-    async fn close(mut self) -> Self {
-        self.rest(Duration::from_millis(200)).await;
-        self.handle.close().await;
-        while let Some(event) = timeout(DEADLINE, self.events.next()).await.expect("the client ends") {
-            self.note(event);
-        }
-        self
-    }
 }
 
 fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
