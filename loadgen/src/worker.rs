@@ -67,6 +67,10 @@ const SLEEP_MAX_NS: u64 = 10_000_000;
 /// interrupted, and the thread did not use the CPU meanwhile.
 const IDLE_PASS_MAX_NS: u64 = 5_000;
 
+/// Completions that are handled before it is looked again what is due: some 100 µs. A change of the
+/// lobby comes to thousands of clients at once.
+const PASS_COMPLETIONS: usize = 64;
+
 /// How often slow matters are looked at: 100 ms.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
 
@@ -469,7 +473,7 @@ impl<'r> Worker<'r> {
 
 /// Opens the engine that was asked for on this thread.
 fn open_engine(choice: EngineChoice) -> Result<Box<dyn Engine>, Failure> {
-    let config = EngineConfig::default();
+    let config = EngineConfig { pass_completions: PASS_COMPLETIONS, ..EngineConfig::default() };
     let ring = || relay_engine::ring::Ring::new(&config).map(|ring| Box::new(ring) as Box<dyn Engine>);
     let epoll = || relay_engine::epoll::Epoll::new(&config).map(|epoll| Box::new(epoll) as Box<dyn Engine>);
     let failed = |kind| move |error| Failure::Engine { kind, error };

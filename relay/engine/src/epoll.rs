@@ -82,6 +82,8 @@ pub struct Epoll {
     ended: Vec<Ended>,
     /// Every read goes here: the sink is done with it when it returns.
     receive_buffer: Vec<u8>,
+    /// Receives of one pass.
+    pass_completions: usize,
     stats: EngineStats,
 }
 
@@ -106,6 +108,7 @@ impl Epoll {
             writes: Vec::new(),
             ended: Vec::new(),
             receive_buffer: vec![0; config.receive_buffer_bytes as usize],
+            pass_completions: config.pass_completions.max(1),
             stats: EngineStats::default(),
         })
     }
@@ -248,7 +251,7 @@ impl Epoll {
     /// Reads each readable connection that is to be read, once.
     fn receive(&mut self, sink: &mut dyn FnMut(Event<'_>)) {
         // What is left over goes behind those of this pass, which are taken out in the end.
-        let pass = self.reads.len();
+        let pass = self.reads.len().min(self.pass_completions);
         for position in 0..pass {
             let id = self.reads[position];
             let Some(connection) = self.connections.get_mut(id) else { continue };

@@ -132,6 +132,9 @@ pub struct EngineConfig {
     pub receive_buffers: u16,
     /// Bytes of one receive buffer.
     pub receive_buffer_bytes: u32,
+    /// Completions after which [`Engine::poll`] returns, though there are more (epoll: receives).
+    /// Fewer let the caller act between them, more make larger batches.
+    pub pass_completions: usize,
 }
 
 impl Default for EngineConfig {
@@ -142,6 +145,7 @@ impl Default for EngineConfig {
             completion_entries: 32_768,
             receive_buffers: 512,
             receive_buffer_bytes: 16 * 1024,
+            pass_completions: 1024,
         }
     }
 }

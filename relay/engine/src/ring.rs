@@ -68,11 +68,6 @@ mod queue;
 mod table;
 mod tag;
 
-/// One pass asks the kernel for more completions only until it has handled this many: the rest
-/// waits until the caller has looked at its queues. Newer kernels hand out some 20 at a time, too
-/// few for a batch.
-const PASS_COMPLETIONS: usize = 1024;
-
 /// How long dropping an engine waits for the kernel to let go of its buffers.
 const DROP_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -88,6 +83,10 @@ pub struct Ring {
     /// What arrived while a multishot receive is being cancelled; see [`Receiving::Cancelled`].
     gathered: HashMap<ConnectionId, Vec<u8>>,
     doorbell: Arc<Doorbell>,
+    /// One pass asks the kernel for more completions only until it has handled this many: the rest
+    /// waits until the caller has looked at its queues. Newer kernels hand out some 20 at a time, too
+    /// few for a batch.
+    pass_completions: usize,
 }
 
 impl fmt::Debug for Ring {
@@ -116,6 +115,7 @@ impl Ring {
             starved: Vec::new(),
             gathered: HashMap::new(),
             doorbell,
+            pass_completions: config.pass_completions.max(1),
         };
         ring.watch_doorbell();
         ring.queue.enter(Wait::SubmitOnly)?;
@@ -424,12 +424,14 @@ impl Engine for Ring {
         let mut handled = 0;
         loop {
             let before = handled;
-            while let Some(entry) = self.queue.next() {
+            while handled < self.pass_completions
+                && let Some(entry) = self.queue.next()
+            {
                 self.handle_completion(&entry, sink);
                 handled += 1;
             }
             self.buffers.publish();
-            if handled == before || handled >= PASS_COMPLETIONS || !self.queue.must_collect() {
+            if handled == before || handled >= self.pass_completions || !self.queue.must_collect() {
                 break;
             }
             self.queue.enter(Wait::Collect)?;

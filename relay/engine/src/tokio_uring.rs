@@ -465,6 +465,7 @@ mod tests {
             completion_entries: 256,
             receive_buffers: 4,
             receive_buffer_bytes: 4096,
+            ..EngineConfig::default()
         };
         TokioUring::new(&config).unwrap()
     }

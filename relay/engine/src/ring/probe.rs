@@ -24,6 +24,7 @@ pub fn probe() -> io::Result<()> {
         completion_entries: 8,
         receive_buffers: 1,
         receive_buffer_bytes: 64,
+        ..EngineConfig::default()
     })?;
     let (near, mut far) = UnixStream::pair()?;
     let connection = ring.adopt(near.into())?;

@@ -146,7 +146,13 @@ fn random_sequence(kind: EngineKind, seed: u64, steps: &mut Vec<&'static str>) {
     let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
     let config = if seed.is_multiple_of(3) {
         // Queues that overflow and buffers that run out, all the time.
-        EngineConfig { submission_entries: 4, completion_entries: 8, receive_buffers: 2, receive_buffer_bytes: 512 }
+        EngineConfig {
+            submission_entries: 4,
+            completion_entries: 8,
+            receive_buffers: 2,
+            receive_buffer_bytes: 512,
+            ..EngineConfig::default()
+        }
     } else {
         small()
     };

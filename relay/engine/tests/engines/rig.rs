@@ -58,7 +58,13 @@ fn make(kind: EngineKind, config: &EngineConfig) -> Box<dyn Engine> {
 
 /// Small enough that many engines fit side by side.
 pub(crate) fn small() -> EngineConfig {
-    EngineConfig { submission_entries: 256, completion_entries: 1024, receive_buffers: 64, receive_buffer_bytes: 4096 }
+    EngineConfig {
+        submission_entries: 256,
+        completion_entries: 1024,
+        receive_buffers: 64,
+        receive_buffer_bytes: 4096,
+        ..EngineConfig::default()
+    }
 }
 
 /// An [`Event`] that outlives its poll.

@@ -219,7 +219,13 @@ fn two_tiny_buffers_lose_nothing(kind: EngineKind) {
 fn more_operations_than_the_queues_hold(kind: EngineKind) {
     let mut rig = Rig::with(
         kind,
-        &EngineConfig { submission_entries: 4, completion_entries: 8, receive_buffers: 16, receive_buffer_bytes: 256 },
+        &EngineConfig {
+            submission_entries: 4,
+            completion_entries: 8,
+            receive_buffers: 16,
+            receive_buffer_bytes: 256,
+            ..EngineConfig::default()
+        },
     );
     let address = rig.listen();
     let pairs: Vec<_> = (0..100).map(|_| rig.pair(address)).collect();
