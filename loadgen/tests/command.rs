@@ -184,7 +184,7 @@ fn a_generator_starved_of_its_core_is_invalid() {
     let _hogs: Vec<_> = (0..9).map(|_| Hog::on(core)).collect();
     let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
     command.args(["run", &relay.url(), "--clients", "4"]);
-    command.args(["--rate", "10000/s", "--ramp", "10ms", "--warmup", "100ms", "--duration", "2s", "--drain", "500ms"]);
+    command.args(["--rate", "10000/s", "--ramp", "10ms", "--warmup", "100ms", "--duration", "1s", "--drain", "300ms"]);
     command.args(["--pin-cores", &core.to_string(), "--slo", "message.p99<1h,loss=0"]);
     let (code, kinds, stdout) = invalid_findings(&mut command);
     assert_eq!(code, Some(3), "{stdout}");
