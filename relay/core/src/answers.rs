@@ -25,7 +25,7 @@ use crate::refusal::Refusal;
 use crate::session::About;
 use crate::shard::Core;
 use crate::store::{Conversation, IdRecord, MessageId};
-use crate::transit::{InTransit, OwnCopy};
+use crate::transit::{Again, InTransit, OwnCopy};
 
 /// When to try again after `overloaded`.
 pub(crate) const OVERLOADED_RETRY_MS: u64 = 1000;
@@ -63,8 +63,14 @@ impl Core {
         self.stats.messages_refused += 1;
         let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
         let about = About { id: Some(entry.id.as_str()), retry_after_ms, ..About::default() };
-        for connection in std::iter::once(entry.connection).chain(entry.again.iter().copied()) {
-            self.with_link(connection, |core, link| core.refuse(link, refusal, about));
+        self.with_link(entry.connection, |core, link| core.refuse(link, refusal, about));
+        for again in &entry.again {
+            // Another message under the id, which is free now: it may come again.
+            let refusal = if again.is_rival { Refusal::OVERLOADED } else { refusal };
+            let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
+            self.stats.messages_refused += u64::from(again.is_rival);
+            let about = About { retry_after_ms, ..about };
+            self.with_link(again.connection, |core, link| core.refuse(link, refusal, about));
         }
     }
 
@@ -148,9 +154,15 @@ impl Core {
             self.journal.note_id(IdRecord { copy_due: false, ..id_record }, self.now.nanos);
         }
         self.stats.messages_acked += u64::from(!entry.is_duplicate);
-        let first = std::iter::once((entry.connection, entry.is_duplicate));
-        for (connection, duplicate) in first.chain(entry.again.iter().map(|&again| (again, true))) {
-            self.with_link(connection, |core, link| core.ack(link, &entry.id, seq, online, duplicate));
+        self.with_link(entry.connection, |core, link| core.ack(link, &entry.id, seq, online, entry.is_duplicate));
+        for again in &entry.again {
+            if again.is_rival {
+                self.stats.messages_refused += 1;
+                let about = About { id: Some(entry.id.as_str()), ..About::default() };
+                self.with_link(again.connection, |core, link| core.refuse(link, Refusal::CONFLICT, about));
+            } else {
+                self.with_link(again.connection, |core, link| core.ack(link, &entry.id, seq, online, true));
+            }
         }
     }
 
@@ -183,11 +195,19 @@ impl Core {
             IdState::Accepted { seq, online } => self.ack(link, &id, seq, online, true),
             IdState::InTransit(ticket) => {
                 if let Some(entry) = self.transit.get_mut(ticket) {
-                    entry.again.push(link.id);
+                    entry.again.push(Again { connection: link.id, is_rival: false });
                 }
             }
             IdState::Verifying | IdState::CopyDue => {}
         }
+    }
+
+    /// Another message came under an id. If the first is in transit still, its outcome decides: `true`.
+    pub(crate) fn rival(&mut self, connection: ConnectionId, state: IdState) -> bool {
+        let IdState::InTransit(ticket) = state else { return false };
+        let Some(entry) = self.transit.get_mut(ticket) else { return false };
+        entry.again.push(Again { connection, is_rival: true });
+        true
     }
 
     fn ack(&mut self, link: &mut Link, id: &MessageId, seq: u64, online: bool, duplicate: bool) {

@@ -110,7 +110,7 @@ impl Core {
                 } else {
                     self.again(link, message_id(message.id), state);
                 }
-            } else {
+            } else if !self.rival(link.id, state) {
                 self.refuse_message(link, Refusal::CONFLICT, about);
             }
             return self.spend_control(&mut member.control);
@@ -206,6 +206,7 @@ impl Core {
                     self.with_link(job.connection, |core, link| core.again(link, job.id, state));
                     return;
                 }
+                Some((_, state)) if self.rival(job.connection, state) => return,
                 Some(_) => return self.answer_refused(job, Refusal::CONFLICT),
                 None => {}
             }

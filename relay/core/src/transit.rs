@@ -28,8 +28,16 @@ pub(crate) struct InTransit {
     pub(crate) copy: Option<OwnCopy>,
     /// It was accepted before the relay started; the answer calls it a duplicate.
     pub(crate) is_duplicate: bool,
-    /// The connections that sent it again meanwhile, once for each time.
-    pub(crate) again: Vec<ConnectionId>,
+    /// What was sent under its id meanwhile.
+    pub(crate) again: Vec<Again>,
+}
+
+/// A message under the id of one in transit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Again {
+    pub(crate) connection: ConnectionId,
+    /// It is another message: a conflict, if the one in transit is accepted.
+    pub(crate) is_rival: bool,
 }
 
 /// A message in the inbox of its own sender.

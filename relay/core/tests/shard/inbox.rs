@@ -265,6 +265,28 @@ fn a_slow_reader_of_a_backlog_holds_a_bounded_part_of_it_in_memory() {
 }
 
 #[test]
+fn another_message_under_an_id_in_transit_waits_for_what_becomes_of_the_first() {
+    for shards in [1, 2] {
+        let (mut world, anna, ben) = pair(shards);
+        world.send(anna, &key(2), "id-1", "one");
+        world.send(anna, &key(2), "id-1", "another");
+        assert!(world.received_with(anna, "id-1").is_empty());
+        world.confirm(ben, 1);
+        let answers = world.received_with(anna, "id-1");
+        assert!(answers.len() == 2 && answers[0].contains("\"ack\"") && answers[1].contains("id_conflict"));
+        world.disconnect(ben, Gone::Broken);
+        world.commit();
+        world.fault = Some(StoreFault::Full);
+        world.send(anna, &key(2), "id-2", "one");
+        world.send(anna, &key(2), "id-2", "another");
+        world.commit();
+        let answers = world.received_with(anna, "id-2");
+        assert!(answers.len() == 2 && answers.iter().all(|answer| answer.contains("overloaded")), "{answers:?}");
+        assert_eq!(world.shards.iter().map(|shard| shard.stats().messages_refused).sum::<u64>(), 3);
+    }
+}
+
+#[test]
 fn a_full_disk_refuses_and_recovers_and_takes_no_ack_back() {
     for shards in [1, 2] {
         let (mut world, anna, ben) = pair(shards);
