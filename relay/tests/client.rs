@@ -1,13 +1,13 @@
 //! The client library and the real binary together: what their users are promised, through kills and
-//! restarts. The relay has a store; it is always killed with SIGKILL, and comes back on the same port.
+//! restarts. The relay has a store; it is killed with SIGKILL, or restarted in order. The clients reach it by a wire that
+//! can be cut, and that leads to wherever the relay has come back.
 
 #![expect(clippy::unwrap_used, reason = "a test may fail by a panic")]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -19,30 +19,45 @@ use client::{Client, Config, Event, EventStream, Handle};
 use ed25519_dalek::SigningKey;
 use protocol::PublicKey;
 use protocol::server_frame::ReceiptStatus;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// The longest that anything is waited for.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A relay with a store, and what it takes to start it again.
+/// A relay with a store, and the wire to it.
 struct Relay {
     child: Child,
-    address: SocketAddr,
+    wire: Wire,
     data: TempDir,
 }
 
 impl Relay {
-    fn start() -> Self {
+    async fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (child, address) = spawn(&free_address(), &data);
-        Self { child, address, data }
+        let (child, address) = spawn(&data);
+        Self { child, wire: Wire::to(address).await, data }
     }
 
     /// Kills it, at whatever it is doing, and starts it again.
     fn kill_and_restart(&mut self) {
         self.end();
-        (self.child, self.address) = spawn(&self.address.to_string(), &self.data);
+        let (child, address) = spawn(&self.data);
+        self.child = child;
+        self.wire.lead_to(address);
+    }
+
+    /// Lets it end in order, and starts it again.
+    fn restart(&mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success(), "the relay drains");
+        let (child, address) = spawn(&self.data);
+        self.child = child;
+        self.wire.lead_to(address);
     }
 
     fn end(&mut self) {
@@ -57,22 +72,21 @@ impl Drop for Relay {
     }
 }
 
-/// A free port below those that the kernel gives to clients: while the relay is down, none of the clients
-/// that dial it can be given its port.
-fn free_address() -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let first = 10_000 + std::process::id() % 10_000;
-    (first..32_000)
-        .map(|_| first + NEXT.fetch_add(1, Ordering::Relaxed))
-        .map(|port| format!("127.0.0.1:{port}"))
-        .find(|address| TcpListener::bind(address).is_ok())
-        .expect("a port is free")
-}
-
-fn spawn(listen: &str, data: &TempDir) -> (Child, SocketAddr) {
+fn spawn(data: &TempDir) -> (Child, SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
     command
-        .args(["--listen", listen, "--admin", "off", "--shards", "2", "--rate-limit", "0", "--log-level", "warn"])
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--admin",
+            "off",
+            "--shards",
+            "2",
+            "--rate-limit",
+            "0",
+            "--log-level",
+            "warn",
+        ])
         .arg("--data")
         .arg(data.path())
         .stdin(Stdio::null())
@@ -96,6 +110,46 @@ fn spawn(listen: &str, data: &TempDir) -> (Child, SocketAddr) {
     (child, address)
 }
 
+/// Where clients find the relay. The connections over it end with the relay's, or when it is cut.
+struct Wire {
+    address: SocketAddr,
+    relay: watch::Sender<SocketAddr>,
+    cuts: watch::Sender<u32>,
+}
+
+impl Wire {
+    async fn to(relay: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (relay, cuts) = (watch::Sender::new(relay), watch::Sender::new(0));
+        let (far_end, cut) = (relay.subscribe(), cuts.subscribe());
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut cut = cut.clone();
+                cut.mark_unchanged();
+                let relay = *far_end.borrow();
+                tokio::spawn(async move {
+                    // A relay that is down takes no connection: the near end is closed too.
+                    let Ok(mut far) = TcpStream::connect(relay).await else { return };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.changed() => {}
+                    }
+                });
+            }
+        });
+        Self { address, relay, cuts }
+    }
+
+    fn lead_to(&self, relay: SocketAddr) {
+        self.relay.send_replace(relay);
+    }
+
+    fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+}
+
 fn key(seed: u8) -> PublicKey {
     PublicKey::from(&SigningKey::from_bytes(&[seed; 32]).verifying_key())
 }
@@ -112,11 +166,13 @@ struct User {
     acked: Vec<String>,
     receipts: Vec<(ReceiptStatus, String)>,
     connections: usize,
+    /// Connections that went on where the one before ended.
+    recovered: usize,
 }
 
 impl User {
-    fn start(relay: &Relay, seed: u8, device: &str) -> Self {
-        let endpoint = Endpoint::parse(&format!("ws://{}/ws", relay.address)).unwrap();
+    fn start(address: SocketAddr, seed: u8, device: &str) -> Self {
+        let endpoint = Endpoint::parse(&format!("ws://{address}/ws")).unwrap();
         let options = Options::new("localhost", device).unwrap();
         let (handle, events) = Client::connect(Config::new(endpoint, options, SigningKey::from_bytes(&[seed; 32])));
         Self {
@@ -128,12 +184,13 @@ impl User {
             acked: Vec::new(),
             receipts: Vec::new(),
             connections: 0,
+            recovered: 0,
         }
     }
 
     /// Starts, and waits until the relay has let it in.
     async fn connected(relay: &Relay, seed: u8, device: &str) -> Self {
-        let mut user = Self::start(relay, seed, device);
+        let mut user = Self::start(relay.wire.address, seed, device);
         user.until("a connection", |user| user.connections > 0).await;
         user
     }
@@ -152,7 +209,10 @@ impl User {
             Event::Receipt { status, client_message_ids, .. } => {
                 self.receipts.extend(client_message_ids.into_iter().map(|id| (status, id)));
             }
-            Event::Welcome { .. } => self.connections += 1,
+            Event::Welcome { recovered, .. } => {
+                self.connections += 1;
+                self.recovered += usize::from(recovered);
+            }
             Event::Failed { .. }
             | Event::Gap { .. }
             | Event::BadFrame { .. }
@@ -195,6 +255,16 @@ impl User {
     fn from(&self, seed: u8) -> &[String] {
         self.received.get(&key(seed)).map_or(&[], Vec::as_slice)
     }
+
+    /// Ends, with everything confirmed that was taken.
+    async fn close(mut self) -> Self {
+        self.rest(Duration::from_millis(200)).await;
+        self.handle.close().await;
+        while let Some(event) = timeout(DEADLINE, self.events.next()).await.expect("the client ends") {
+            self.note(event);
+        }
+        self
+    }
 }
 
 fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
@@ -204,8 +274,9 @@ fn numbered(range: std::ops::Range<usize>) -> Vec<String> {
 #[tokio::test]
 async fn kills_lose_nothing_and_repeat_nothing() {
     const MESSAGES: usize = 300;
-    const KILLS: usize = 5;
-    let mut relay = Relay::start();
+    // Each makes the clients wait longer before they come back.
+    const KILLS: usize = 3;
+    let mut relay = Relay::start().await;
     let mut alice = User::connected(&relay, 1, "phone").await;
     let mut bob = User::connected(&relay, 2, "phone").await;
     let mut killed = 0;
@@ -238,8 +309,49 @@ async fn kills_lose_nothing_and_repeat_nothing() {
 }
 
 #[tokio::test]
+async fn mail_for_somebody_offline_survives_a_kill_and_comes_once() {
+    const MESSAGES: usize = 60;
+    let mut relay = Relay::start().await;
+    // A key that the relay has seen, with two devices.
+    for device in ["phone", "desk"] {
+        User::connected(&relay, 2, device).await.close().await;
+    }
+    let mut alice = User::connected(&relay, 1, "phone").await;
+    let mut ids = Vec::new();
+    for n in 0..MESSAGES {
+        ids.push(alice.submit(2, &n.to_string()).await);
+    }
+    alice.until("all acks", |alice| alice.acked.len() == MESSAGES).await;
+    assert_eq!(alice.receipts, [], "nobody has it");
+    relay.kill_and_restart();
+
+    let mut bob = User::connected(&relay, 2, "phone").await;
+    bob.until("the mail", |bob| bob.seqs.len() == MESSAGES).await;
+    assert_eq!(bob.from(1), numbered(0..MESSAGES));
+    assert!(bob.seqs.is_sorted_by(|a, b| a + 1 == *b), "{:?}", bob.seqs);
+    let last = *bob.seqs.last().unwrap();
+    bob.handle.read(last).await.unwrap();
+    let bob = bob.close().await;
+    assert_eq!(bob.seqs.len(), MESSAGES, "once");
+    alice.until("a receipt for each, and one more", |alice| alice.receipts.len() > MESSAGES).await;
+    for (n, id) in ids.iter().enumerate() {
+        let of = |status| alice.receipts.iter().filter(|receipt| **receipt == (status, id.clone())).count();
+        assert_eq!(of(ReceiptStatus::Delivered), 1, "{n}");
+        assert_eq!(of(ReceiptStatus::Read), usize::from(n == MESSAGES - 1), "{n}");
+    }
+    // Confirmed by one device, it is still there for the other, and not for the first.
+    relay.restart();
+    let mut desk = User::connected(&relay, 2, "desk").await;
+    desk.until("the mail", |desk| desk.seqs.len() == MESSAGES).await;
+    assert_eq!(desk.from(1), numbered(0..MESSAGES));
+    let mut phone = User::connected(&relay, 2, "phone").await;
+    phone.rest(Duration::from_millis(300)).await;
+    assert_eq!(phone.seqs, [0; 0]);
+}
+
+#[tokio::test]
 async fn what_one_device_sends_the_others_get() {
-    let mut relay = Relay::start();
+    let mut relay = Relay::start().await;
     let mut phone = User::connected(&relay, 1, "phone").await;
     let mut desk = User::connected(&relay, 1, "desk").await;
     let mut bob = User::connected(&relay, 2, "phone").await;
@@ -274,4 +386,39 @@ async fn what_one_device_sends_the_others_get() {
     assert_eq!(got, sent);
     let kept = phone.handle.history(Peer::User(key(2))).await.unwrap();
     assert_eq!(kept.len(), 20, "one conversation on each device");
+}
+
+#[tokio::test]
+async fn a_cut_wire_goes_on_where_it_was() {
+    const MESSAGES: usize = 300;
+    const CUTS: usize = 3;
+    let relay = Relay::start().await;
+    let mut alice = User::connected(&relay, 1, "phone").await;
+    let mut bob = User::connected(&relay, 2, "phone").await;
+    for n in 0..MESSAGES {
+        alice.submit(2, &n.to_string()).await;
+        bob.submit(1, &n.to_string()).await;
+        if n % 5 == 4 {
+            tokio::join!(alice.rest(Duration::from_millis(2)), bob.rest(Duration::from_millis(2)));
+        }
+        if (n + 1) % (MESSAGES / CUTS) == MESSAGES / CUTS / 2 {
+            let connections = bob.connections;
+            relay.wire.cut();
+            tokio::join!(
+                alice.until("the relay again", |alice| alice.connections > connections),
+                bob.until("the relay again", |bob| bob.connections > connections),
+            );
+        }
+    }
+    let is_done = |user: &User, peer: u8| user.acked.len() >= MESSAGES && user.from(peer).len() >= MESSAGES;
+    tokio::join!(
+        alice.until("all messages", |alice| is_done(alice, 2)),
+        bob.until("all messages", |bob| is_done(bob, 1)),
+    );
+    tokio::join!(alice.rest(Duration::from_millis(300)), bob.rest(Duration::from_millis(300)));
+    assert_eq!(alice.from(2), numbered(0..MESSAGES));
+    assert_eq!(bob.from(1), numbered(0..MESSAGES));
+    for user in [&alice, &bob] {
+        assert_eq!((user.connections, user.recovered), (1 + CUTS, CUTS), "user {}", user.seed);
+    }
 }

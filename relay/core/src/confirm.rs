@@ -77,6 +77,9 @@ impl Core {
         }
         if let Some(through) = stored {
             user.record.removal = user.record.removal.max(through);
+        }
+        // Nothing is removed that another device lacks: that this one has it is to be stored all the same.
+        if stored.is_some() || (user.devices.all().len() > 1 && !user.inbox.is_empty()) {
             self.journal.note_user(id, &mut user.record, Need::Lazy, self.now.nanos);
         }
     }

@@ -18,7 +18,7 @@
 //! # Invariants
 //! - Rows lie in the order of their arrival, so that a commit of 256 messages for 256 users fills some
 //!   thirty pages and not 256, and deleting what came together frees whole pages. The way from a user
-//!   and a seq to its row is in memory ([`Index`](index::Index)) and is made anew at each start.
+//!   and a seq to its row is in memory (`index`) and is made anew at each start.
 //! - A message that several users have is one row, with the list of them.
 //! - Memory changes with the disk: what a failed commit had changed is taken back.
 //! - After a failed sync or a damaged page nothing is committed or read any more, and the WAL is not
