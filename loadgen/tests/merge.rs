@@ -11,7 +11,8 @@ use serde_json::Value;
 
 #[test]
 fn two_generators_are_one_test() {
-    let relay = FakeRelay::start(Faults { drop_every: 50, ..Faults::default() });
+    // An odd number: should the two send in turns, both lose some.
+    let relay = FakeRelay::start(Faults { drop_every: 49, ..Faults::default() });
     let dir = tempfile::tempdir().unwrap();
     let folder = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let url = format!("ws://{}", relay.address);
