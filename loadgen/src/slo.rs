@@ -346,6 +346,10 @@ impl Term {
     fn judge(&self, run: &Measured<'_>) -> (TermVerdict, Option<Finding>) {
         let ledger = run.ledger;
         match self.subject {
+            // Zero of nothing says nothing.
+            Subject::Loss if ledger.undelivered() + ledger.sent == 0 => self.judge_nothing(run, "no messages"),
+            Subject::Duplicates if ledger.duplicates + ledger.sent == 0 => self.judge_nothing(run, "no messages"),
+            Subject::Diverged if run.lobby.diverged + run.lobby.clients == 0 => self.judge_nothing(run, "no lobbies"),
             Subject::Loss => self.judge_count(run, ledger.undelivered(), run.standing.lost_by_relay),
             Subject::Duplicates => self.judge_count(run, ledger.duplicates, ledger.duplicates),
             Subject::Errors => self.judge_count(run, ledger.faults(), run.standing.faults_of_relay),
@@ -356,7 +360,7 @@ impl Term {
                 self.verdict(run, format!("{}/s", show_count(rate as u64)), self.unless_floor(run, met), false)
             }
             Subject::StormConverged => match run.storm.filter(|storm| storm.converged.is_some()) {
-                None => self.verdict(run, "no storm, or no lobbies".to_owned(), Judgement::Invalid, false),
+                None => self.judge_nothing(run, "no storm, or no lobbies"),
                 Some(storm) => {
                     let time = storm.converge_time;
                     let met = self.relation.holds(time.map_or(f64::INFINITY, |ns| ns as f64), self.bound);
@@ -373,6 +377,11 @@ impl Term {
                 self.judge_quantile(run, name, histogram, missing, quantile)
             }
         }
+    }
+
+    /// What the target is about never happened.
+    fn judge_nothing(&self, run: &Measured<'_>, what: &str) -> (TermVerdict, Option<Finding>) {
+        self.verdict(run, what.to_owned(), Judgement::Invalid, false)
     }
 
     /// A count, of which so many only the relay can have made.
@@ -395,7 +404,7 @@ impl Term {
     ) -> (TermVerdict, Option<Finding>) {
         let samples = histogram.len() + missing;
         if samples == 0 {
-            return self.verdict(run, "no samples".to_owned(), Judgement::Invalid, false);
+            return self.judge_nothing(run, "no samples");
         }
         let value = quantile(histogram, missing, share);
         let measured = value.map_or_else(|| "never".to_owned(), show_ns);
@@ -555,7 +564,7 @@ mod tests {
 
     #[test]
     fn bounds_are_judged_to_the_nanosecond_they_can_tell_apart() {
-        let ledger = Ledger { duplicates: 3, ..Ledger::default() };
+        let ledger = Ledger { sent: 1000, duplicates: 3, ..Ledger::default() };
         let judged = judge(
             "message.p50<501ns,message.p50<500ns,message.p50<=500ns,message.max<1ms,loss=0,duplicates<3,duplicates<=3",
             &thousand(),
@@ -582,8 +591,33 @@ mod tests {
         };
         assert_eq!(all("lobby.p99<1s,loss=0"), Invalid);
         assert_eq!(all("lobby.p99<1s,rate>=2000"), Fail);
-        assert_eq!(all("loss=0"), Pass);
         assert_eq!((overall(&[], false), overall(&[], true)), (Pass, Invalid));
+    }
+
+    #[test]
+    fn zero_of_nothing_is_no_target_met() {
+        let judge = |targets: &str, ledger: &Ledger, lobby: &LobbyOutcome| {
+            let slo: Slo = targets.parse().unwrap();
+            let measured = Measured {
+                recorder: &Recorder::default(),
+                missing: &Missing::default(),
+                ledger,
+                lobby,
+                delivered_per_second: 0.0,
+                standing: Standing::default(),
+                storm: None,
+            };
+            slo.judge(&measured).0.iter().map(|verdict| verdict.judgement).collect::<Vec<_>>()
+        };
+        let (nothing, nobody) = (Ledger::default(), LobbyOutcome::default());
+        let targets = "loss=0,duplicates=0,diverged=0,errors=0";
+        assert_eq!(judge(targets, &nothing, &nobody), [Invalid, Invalid, Invalid, Pass]);
+        let some = Ledger { sent: 1, ..Ledger::default() };
+        let looked = LobbyOutcome { clients: 1, ..LobbyOutcome::default() };
+        assert_eq!(judge(targets, &some, &looked), [Pass; 4]);
+        // What was due and never went is something.
+        let unsent = Ledger { not_sent: 1, ..Ledger::default() };
+        assert_eq!(judge("loss=0", &unsent, &nobody), [Fail]);
     }
 
     #[test]
@@ -659,7 +693,8 @@ mod tests {
     fn the_floor_of_a_closed_loop_can_meet_a_target_and_not_miss_it() {
         let floor = Standing { floor: true, ..Standing::default() };
         let targets = "message.p99<1ms,message.p99<500ns,rate>=1,rate>=9999,loss=0";
-        let judged = judge_standing(targets, &thousand(), 0, &Ledger::default(), floor);
+        let ledger = Ledger { sent: 1000, ..Ledger::default() };
+        let judged = judge_standing(targets, &thousand(), 0, &ledger, floor);
         assert_eq!(judged, [Pass, Invalid, Pass, Invalid, Pass]);
     }
 
