@@ -234,7 +234,8 @@ pub struct RunOptions {
     /// Local addresses to connect from, in turns.
     #[arg(long, value_delimiter = ',')]
     source_ip: Vec<IpAddr>,
-    /// Targets [default: message.p99<500ms,lobby.p99<100ms,loss=0, as far as there are messages and visitors].
+    /// Targets [default: message.p99<500ms,loss=0,duplicates=0,lobby.p99<100ms,errors=0, as far as there are messages
+    /// and visitors].
     #[arg(long)]
     slo: Option<Slo>,
     /// Directory for report.html, summary.json, intervals.hlog and relay.log; is made.

@@ -103,8 +103,9 @@ pub struct SloError {
 }
 
 /// The relay's promises.
-const MESSAGE_TERMS: &str = "message.p99<500ms,loss=0";
+const MESSAGE_TERMS: &str = "message.p99<500ms,loss=0,duplicates=0";
 const LOBBY_TERMS: &str = "lobby.p99<100ms";
+const TERMS: &str = "errors=0";
 
 impl Slo {
     /// What the relay promises, as far as a run can tell: with messages, with visitors who join and leave.
@@ -113,7 +114,7 @@ impl Slo {
     /// Never: the terms are constants, and a test reads them.
     #[must_use]
     pub fn standard(messages: bool, visitors: bool) -> Self {
-        let promised = [messages.then_some(MESSAGE_TERMS), visitors.then_some(LOBBY_TERMS)];
+        let promised = [messages.then_some(MESSAGE_TERMS), visitors.then_some(LOBBY_TERMS), Some(TERMS)];
         let texts = promised.into_iter().flatten().flat_map(|terms| terms.split(','));
         Self { terms: texts.map(|text| Term::parse(text).expect("the relay's promises are terms")).collect() }
     }
@@ -523,9 +524,10 @@ mod tests {
             let slo = Slo::standard(messages, visitors);
             slo.terms.iter().map(|term| term.text.clone()).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(texts(true, true), "message.p99<500ms loss=0 lobby.p99<100ms");
-        assert_eq!(texts(true, false), "message.p99<500ms loss=0");
-        assert_eq!(texts(false, false), "");
+        assert_eq!(texts(true, true), "message.p99<500ms loss=0 duplicates=0 lobby.p99<100ms errors=0");
+        assert_eq!(texts(true, false), "message.p99<500ms loss=0 duplicates=0 errors=0");
+        // Also who only keeps connections is told when they break.
+        assert_eq!(texts(false, false), "errors=0");
     }
 
     #[test]

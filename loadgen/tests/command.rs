@@ -100,6 +100,17 @@ fn a_missed_target_exits_99_and_is_named() {
 }
 
 #[test]
+fn without_targets_what_only_a_broken_relay_does_is_missed() {
+    let relay = FakeRelay::start(Faults { repeat_every: 4, misroute_every: 5, ..Faults::default() });
+    let output = short_run(&relay, &[]);
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(99), "{stdout}");
+    for part in ["FAIL     duplicates=0  (measured: ", "FAIL     errors=0  (measured: "] {
+        assert!(stdout.contains(part), "{part}: {stdout}");
+    }
+}
+
+#[test]
 fn too_few_samples_exit_3_and_say_how_many_are_needed() {
     let relay = FakeRelay::start(Faults::default());
     let output = short_run(&relay, &["--slo", "message.p99<10s,message.p50<10s"]);
