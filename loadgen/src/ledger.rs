@@ -154,6 +154,12 @@ pub struct SteadyCounts {
     pub leaves: u64,
     /// Clients that watched the lobby, the visitors not counted.
     pub watchers: u64,
+    /// Connections begun in the steady phase that never came through the upgrade.
+    #[serde(default)]
+    pub unconnected: u64,
+    /// Connections begun in the steady phase that came through it and were never welcomed.
+    #[serde(default)]
+    pub unwelcomed: u64,
 }
 
 impl SteadyCounts {
@@ -167,6 +173,8 @@ impl SteadyCounts {
         self.joins += other.joins;
         self.leaves += other.leaves;
         self.watchers += other.watchers;
+        self.unconnected += other.unconnected;
+        self.unwelcomed += other.unwelcomed;
     }
 }
 

@@ -160,6 +160,8 @@ impl RunResult {
             (Metric::Message, steady.due.saturating_sub(steady.delivered)),
             (Metric::Service, steady.sent.saturating_sub(steady.delivered)),
             (Metric::Ack, acks_due.saturating_sub(seen(Metric::Ack))),
+            (Metric::Connect, steady.unconnected),
+            (Metric::Auth, steady.unwelcomed),
             (Metric::LobbyJoin, reach.join_watchers.saturating_sub(seen(Metric::LobbyJoin))),
             (Metric::LobbyLeave, reach.leave_watchers.saturating_sub(seen(Metric::LobbyLeave))),
         ];

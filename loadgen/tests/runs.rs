@@ -301,6 +301,19 @@ fn a_join_is_followed_over_all_workers() {
 }
 
 #[test]
+fn who_is_never_let_in_is_infinitely_late() {
+    let (result, counts) = run_with(Faults { refuse_logins: (8, 5), ..Faults::default() }, visited());
+    assert_eq!(counts.turned_away, 5);
+    assert_eq!((result.missing.of(Metric::Auth), result.missing.of(Metric::Connect)), (5, 0));
+    // A relay that says nothing is still waited for when the run ends.
+    let patient = Workload { drain: Duration::from_millis(1500), ..visited() };
+    let (result, counts) = run_with(Faults { mute_after: 8, ..Faults::default() }, patient);
+    assert!(counts.muted >= 15, "{counts:?}");
+    assert_eq!((result.missing.of(Metric::Auth), result.missing.of(Metric::Connect)), (0, counts.muted));
+    assert_eq!(result.recorder.of(Metric::Connect).len(), 8);
+}
+
+#[test]
 fn a_forgotten_leave_is_noticed_once_by_each_and_repaired() {
     let (result, counts) = run_with(Faults { forget_leave: true, ..Faults::default() }, visited());
     assert!(counts.disagreements >= 8, "{counts:?}");

@@ -6,6 +6,7 @@ use protocol::websocket::{self, Opcode};
 use protocol::{encode, opening, upgrade};
 use relay_engine::{ConnectionId, Disconnect};
 
+use super::QUIET_NS;
 use super::client::Stage;
 use super::session::{Session, decoder};
 use crate::clock::{SECOND_NS, to_ns};
@@ -87,13 +88,40 @@ impl Session {
 
     /// The connection of the client at `place` is of no more use.
     pub(super) fn gone(&mut self, place: u32, why: &str) {
+        let since_ns = self.clients[place as usize].since_ns;
         match self.detach(place) {
             Stage::Away => {}
             Stage::Leaving => {
                 self.leaving -= 1;
                 self.churn.gone(place);
             }
-            _ => self.broken(place, why),
+            stage => {
+                self.never_opened(stage, since_ns);
+                self.broken(place, why);
+            }
+        }
+    }
+
+    /// A wait that began at `since_ns` will never end well. If that was in the steady phase it is infinite.
+    fn never_opened(&mut self, stage: Stage, since_ns: u64) {
+        if !self.traffic.is_steady(since_ns) {
+            return;
+        }
+        let steady = &mut self.traffic.steady;
+        match stage {
+            Stage::Upgrading => steady.unconnected += 1,
+            Stage::Opening | Stage::Authenticating => steady.unwelcomed += 1,
+            Stage::Away | Stage::Entering | Stage::Active | Stage::Leaving => {}
+        }
+    }
+
+    /// Counts who still waits when the run ends, and has waited so long that this is no chance.
+    pub(super) fn count_unopened(&mut self) {
+        let now_ns = self.plan.clock.now_ns();
+        let waits = self.clients.iter().map(|client| (client.stage, client.since_ns));
+        let waits: Vec<_> = waits.filter(|&(_, since_ns)| now_ns.saturating_sub(since_ns) > QUIET_NS).collect();
+        for (stage, since_ns) in waits {
+            self.never_opened(stage, since_ns);
         }
     }
 
@@ -192,9 +220,10 @@ impl Session {
         }
     }
 
-    /// Openings count while clients connect and in the steady phase.
+    /// Openings count while clients connect and, like messages, by their beginning in the steady phase: one
+    /// that a relay keeps waiting beyond its end is in the figures.
     pub(super) fn record_opening(&mut self, metric: Metric, ns: u64, now_ns: u64) {
-        if self.traffic.moments().is_none_or(|moments| moments.is_steady(now_ns)) {
+        if self.traffic.moments().is_none_or(|moments| moments.is_steady(now_ns - ns)) {
             self.recorder.record(metric, ns);
         }
     }

@@ -394,6 +394,7 @@ impl Session {
     /// Adds up what only the end shows.
     pub(crate) fn close_books(&mut self) {
         self.traffic.count_lost();
+        self.count_unopened();
         let (slow_from, slow_to) = (self.slow.places.start as usize, self.slow.places.end as usize);
         let (slow, clients) = (&self.clients[slow_from..slow_to], self.clients[..slow_from].iter());
         let gaps: u64 = clients.chain(&self.clients[slow_to..]).map(|client| client.inbox.gaps()).sum();

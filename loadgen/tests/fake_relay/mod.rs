@@ -70,6 +70,10 @@ pub(crate) struct Faults {
     pub(crate) serve_per_second: u64,
     /// After so many logins, turns so many away.
     pub(crate) refuse_logins: (u64, u64),
+    /// After so many logins, answers no upgrade any more.
+    pub(crate) mute_after: u64,
+    /// Pushes to the sender as well.
+    pub(crate) copy_every: u64,
     /// What it knows of who comes back.
     pub(crate) memory: Memory,
     /// Closes with 4408 once more than so many bytes wait for a client; 0 is never.
@@ -123,6 +127,10 @@ pub(crate) struct Counts {
     pub(crate) pushed_again: u64,
     /// Logins that were turned away.
     pub(crate) turned_away: u64,
+    /// Upgrades that were not answered.
+    pub(crate) muted: u64,
+    /// Messages that were pushed to their sender as well.
+    pub(crate) copied: u64,
 }
 
 /// A running relay. Ends when it is dropped.
@@ -307,6 +315,11 @@ impl Server {
         let mut behind;
         let mut bytes = &mut *received;
         if peer.decoder.is_none() {
+            if self.faults.mute_after > 0 && self.counts.joins >= self.faults.mute_after {
+                self.counts.muted += u64::from(peer.request.is_empty());
+                peer.request.extend_from_slice(bytes);
+                return;
+            }
             peer.request.extend_from_slice(bytes);
             let request = peer.request.clone();
             match read_upgrade(&request, &UpgradeLimits::default(), &mut peer.out) {
@@ -596,6 +609,13 @@ impl Server {
                 self.pushed.entry(recipient).or_default().push(frame.clone());
             }
             send(peer, |out| splice::splice_seq(out, frame, seq));
+        }
+        if due(faults.copy_every) {
+            self.counts.copied += 1;
+            let sender = self.peers.get_mut(&connection).unwrap();
+            sender.seq += 1;
+            let seq = sender.seq;
+            send(sender, |out| splice::splice_seq(out, &frame, seq));
         }
     }
 }
