@@ -229,6 +229,14 @@ fn messages_to_another_are_misdelivered_and_lost() {
 }
 
 #[test]
+fn a_copy_to_another_is_misdelivered_and_no_duplicate() {
+    let (result, counts) = misbehaving(Faults { copy_every: 20, ..Faults::default() });
+    assert_eq!(counts.copied, 20);
+    assert_eq!((result.ledger.misdelivered, result.ledger.duplicates), (20, 0));
+    assert_eq!((result.ledger.delivered, result.ledger.lost), (400, 0));
+}
+
+#[test]
 fn refused_messages_are_counted_by_reason() {
     let (result, counts) = misbehaving(Faults { refuse_every: 4, ..Faults::default() });
     assert_eq!(counts.refused, 100);

@@ -352,21 +352,21 @@ impl Traffic {
         if self.deliver_aside(place, number) {
             return;
         }
-        let record = match self.stock.record(number) {
-            Some(record) if !record.state.has(State::DELIVERED) => *record,
-            _ => {
-                self.ledger.duplicates += 1;
-                return;
-            }
-        };
-        if !record.state.has(State::SENT) {
+        let record = self.stock.record(number).copied();
+        if record.is_some_and(|record| !record.state.has(State::SENT)) {
             self.ledger.unknown += 1;
             return;
         }
-        if self.peers.place(sender, record.peer) != place {
+        // Of one that is finished and forgotten the peer is worked out again.
+        let peer = record.map_or_else(|| self.peers.choose(sender, number), |record| record.peer);
+        if self.peers.place(sender, peer) != place {
             self.ledger.misdelivered += 1;
             return;
         }
+        let Some(record) = record.filter(|record| !record.state.has(State::DELIVERED)) else {
+            self.ledger.duplicates += 1;
+            return;
+        };
         if !rises {
             self.ledger.seq_backward += 1;
         }
