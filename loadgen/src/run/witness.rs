@@ -134,6 +134,7 @@ pub(super) fn evidence(result: &RunResult) -> Evidence {
         common_cores: seen.common_cores.clone(),
         starved: sum(|health| health.starved),
         expired: sum(|health| health.expired),
+        visits: result.steady.joins,
         visits_missed: sum(|health| health.visits_missed),
     }
 }

@@ -72,7 +72,9 @@ pub struct Evidence {
     pub starved: u64,
     /// Messages that had been signed too long before they were due.
     pub expired: u64,
-    /// Visits that were due while no visitor was free.
+    /// Visits that began in the steady phase.
+    pub visits: u64,
+    /// Visits that were due in it while no visitor was free.
     pub visits_missed: u64,
 }
 
@@ -307,17 +309,23 @@ fn supply(evidence: &Evidence) -> Vec<Finding> {
     findings
 }
 
+/// What the lobby does under the churn asked for is not known where there was less of it.
 fn visits_missed(evidence: &Evidence) -> Option<Finding> {
-    (evidence.visits_missed > 0).then(|| {
-        let measured = format!("{} visits", show_count(evidence.visits_missed));
-        Finding {
-            kind: FindingKind::VisitsMissed,
-            severity: Severity::Warning,
-            metric: Some("lobby".to_owned()),
-            text: format!("{measured} were due while no visitor was free: the relay is slow to let them in or out"),
-            measured,
-            fix: "look at connect and auth, or lower --churn".to_owned(),
-        }
+    let due = evidence.visits + evidence.visits_missed;
+    let share = evidence.visits_missed as f64 / due.max(1) as f64;
+    let severity = graded(share, 0.0, 1.0 - ACHIEVED_MIN)?;
+    Some(Finding {
+        kind: FindingKind::VisitsMissed,
+        severity,
+        metric: Some("lobby".to_owned()),
+        measured: percent(share),
+        text: format!(
+            "{} of {} visits were due while no visitor was free (limit: {}): the relay is slow to let them in or out",
+            show_count(evidence.visits_missed),
+            show_count(due),
+            percent(1.0 - ACHIEVED_MIN)
+        ),
+        fix: "look at connect and auth, or lower --churn".to_owned(),
     })
 }
 
@@ -463,10 +471,16 @@ mod tests {
 
     #[test]
     fn what_is_not_the_generators_is_a_warning() {
-        let evidence = Evidence { blocked: 21, starved: 1, expired: 2, visits_missed: 3, ..quiet() };
+        let evidence = Evidence { blocked: 21, starved: 1, expired: 2, visits: 297, visits_missed: 3, ..quiet() };
         let expected = [(Blocked, Warning), (Supply, Warning), (Supply, Warning), (VisitsMissed, Warning)];
         assert_eq!(found(&evidence), expected);
         assert_eq!(found(&Evidence { blocked: 20, ..quiet() }), []);
+    }
+
+    #[test]
+    fn less_churn_than_asked_for_is_invalid() {
+        let with = |visits_missed| found(&Evidence { visits: 198, visits_missed, ..quiet() });
+        assert_eq!((with(0), with(2), with(3)), (vec![], vec![(VisitsMissed, Warning)], vec![(VisitsMissed, Invalid)]));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) struct Churn {
     /// In the order in which they went.
     resting: VecDeque<u32>,
     staying: BinaryHeap<Reverse<(u64, u32)>>,
-    /// Comings that were due while nobody rested.
+    /// Comings of the steady phase that were due while nobody rested.
     pub(crate) missed: u64,
 }
 
@@ -74,14 +74,17 @@ impl Churn {
             self.staying.pop();
             return Some(Call::Leave(place));
         }
-        while moments.begin_ns.saturating_add(self.schedule.due_ns()) <= now_ns {
+        loop {
+            let come_ns = moments.begin_ns.saturating_add(self.schedule.due_ns());
+            if come_ns > now_ns {
+                return None;
+            }
             self.schedule.advance();
             match self.resting.pop_front() {
                 Some(place) => return Some(Call::Come(place)),
-                None => self.missed += 1,
+                None => self.missed += u64::from(moments.is_steady(come_ns)),
             }
         }
-        None
     }
 
     /// When something is due next.

@@ -152,7 +152,7 @@ pub struct WorkerHealth {
     pub starved: u64,
     /// Messages that had been signed too long before they were due.
     pub expired: u64,
-    /// Visits that were due while no visitor was free.
+    /// Visits that were due in it while no visitor was free.
     pub visits_missed: u64,
 }
 
