@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::units::one_line;
+
 /// Counts over a whole run, warm-up and drain included, of one worker or of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
@@ -125,13 +127,22 @@ impl Ledger {
     }
 }
 
-/// Counts `one more` under a name. Allocates for a new name only.
+/// Names of errors, or of ends of connections, that are told apart.
+const NAMES_MAX: usize = 64;
+
+/// What the rest is counted as.
+const OTHERS: &str = "others";
+
+/// Counts one more under a name. Names are a relay's own words: they are made fit for a line, and a relay
+/// that never repeats one does not fill the memory. Allocates for a new name only.
 pub fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
     if let Some(count) = counts.get_mut(name) {
         *count += 1;
-    } else {
-        counts.insert(name.to_owned(), 1);
+        return;
     }
+    let name = one_line(name);
+    let name = if counts.contains_key(&name) || counts.len() < NAMES_MAX { name } else { OTHERS.to_owned() };
+    *counts.entry(name).or_default() += 1;
 }
 
 /// Messages of the steady phase, by their intended send time.
@@ -204,5 +215,26 @@ impl LobbyOutcome {
         self.diverged_at_end += other.diverged_at_end;
         self.disagreements += other.disagreements;
         self.diverged += other.diverged;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NAMES_MAX, OTHERS, count};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_relays_words_are_bounded_and_fit_for_a_terminal() {
+        let mut counts = BTreeMap::new();
+        for _ in 0..2 {
+            count(&mut counts, "closed with 1000 \x1b]0;evil\x07\n");
+        }
+        assert_eq!(counts, [("closed with 1000  ]0;evil".to_owned(), 2)].into());
+        for number in 0..10_000 {
+            count(&mut counts, &format!("{number}{}", "x".repeat(10_000)));
+        }
+        assert_eq!(counts.len(), NAMES_MAX + 1);
+        assert_eq!((counts.values().sum::<u64>(), counts[OTHERS]), (10_002, 10_001 - NAMES_MAX as u64));
+        assert!(counts.keys().all(|name| name.len() < 500));
     }
 }

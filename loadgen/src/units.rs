@@ -104,6 +104,18 @@ pub fn trim_zeros(number: &str) -> &str {
     if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { number }
 }
 
+/// What a stranger says, made fit for a line on a terminal: without control characters, and not too long.
+#[must_use]
+pub fn one_line(text: &str) -> String {
+    const CHARS_MAX: usize = 200;
+    let mut line: String = text.chars().take(CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.truncate(line.trim_end().len());
+    if text.chars().nth(CHARS_MAX).is_some() {
+        line.push('…');
+    }
+    line
+}
+
 /// Shows bytes in binary units.
 #[must_use]
 pub fn show_bytes(bytes: u64) -> String {

@@ -12,6 +12,7 @@ use super::session::{Session, decoder};
 use crate::clock::{SECOND_NS, to_ns};
 use crate::lobby::Seen;
 use crate::recorder::Metric;
+use crate::units::one_line;
 use crate::{identity, ledger};
 
 /// How long a client waits for an answer while it opens its session.
@@ -151,6 +152,7 @@ impl Session {
     /// Counts a client that has broken, or lets the run fail.
     pub(super) fn broken(&mut self, place: u32, why: &str) {
         if !self.started {
+            let why = one_line(why);
             self.failure.get_or_insert_with(|| format!("a client could not stay connected: {why}: does the relay run at that address, and does it let us in?"));
             return;
         }

@@ -194,7 +194,9 @@ impl Session {
             match decoder.next(&mut bytes) {
                 Ok(Some(Incoming::Text(text))) => self.text(place, text),
                 Ok(Some(Incoming::Ping(payload))) => self.push(place, Opcode::Pong, payload),
-                Ok(Some(Incoming::Pong(_) | Incoming::Binary(_))) => {}
+                Ok(Some(Incoming::Pong(_))) => {}
+                // The contract knows text alone.
+                Ok(Some(Incoming::Binary(_))) => self.traffic.ledger.unreadable += 1,
                 Ok(Some(Incoming::Close { code, reason })) => {
                     let code = code.map_or_else(|| "no code".to_owned(), |code| code.to_string());
                     let why = format!("closed with {code} {reason}{}", advice(&code));
