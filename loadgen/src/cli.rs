@@ -173,7 +173,7 @@ pub struct RunOptions {
     /// steps; `max` for as many as acks allow (a closed loop); 0 for none.
     #[arg(long, default_value = "2000/s", value_parser = parse_rate)]
     rate: RateArg,
-    /// With --rate max: messages of one sender that wait for their ack.
+    /// With --rate max: messages of one sender that wait for their ack, 10000 at most.
     #[arg(long, default_value_t = 1)]
     in_flight: u32,
     /// How messages and visitors are spread over time.
@@ -402,6 +402,7 @@ impl RunOptions {
         check(!self.duration.is_zero(), "--duration must be longer than nothing")?;
         check((1..=255).contains(&self.peers), "--peers must be 1 to 255")?;
         check(self.churn <= 100_000.0, "--churn must be 100000/s at most")?;
+        check((1..=16_000).contains(&self.message_bytes), "--message-bytes must be 1 to 16000")?;
         if rate != Rate::Idle {
             check(
                 clients as usize >= 2 * workers,
@@ -409,8 +410,7 @@ impl RunOptions {
             )?;
             check((1..=clients).contains(&senders), "--senders must be 1 to the number of clients")?;
             check(senders <= readers, "slow readers do not send: there are more --senders than other clients")?;
-            check((1..=16_000).contains(&self.message_bytes), "--message-bytes must be 1 to 16000")?;
-            check(self.in_flight >= 1, "--in-flight must be at least 1")?;
+            check((1..=10_000).contains(&self.in_flight), "--in-flight must be 1 to 10000")?;
             check(self.presign != Some(0), "--presign must be at least 1")?;
         }
         let workload = Workload {

@@ -12,7 +12,7 @@ use crate::lobby::Visitors;
 use crate::scenario::{self, Fraction, Ramp, Scenario};
 use crate::schedule::{Arrivals, Profile, Schedule, Share};
 use crate::slo::Slo;
-use crate::units::{parse_per_second, show_count, show_ms, show_rate};
+use crate::units::{RATE_MAX, parse_per_second, show_count, show_ms, show_rate};
 
 /// How many messages are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -155,6 +155,9 @@ pub const SIGNED_AHEAD_MAX: Duration = Duration::from_secs(120);
 /// Keeps message schedules apart from other uses of the seed.
 const MESSAGE_STREAM: u64 = 0x7365_6e64_0000_0000;
 
+/// Bursts of one run at most: each is two pieces of its profile.
+const BURSTS_MAX: u128 = 100_000;
+
 /// What the default signs ahead at most: 1,000,000 × 480 bytes = 480 MB, 12 s on one core.
 const SIGNED_AHEAD_DEFAULT: u64 = 1_000_000;
 
@@ -204,6 +207,16 @@ impl Workload {
             )?;
         }
         check(burst.is_none() || scheduled, "--burst multiplies a --rate in messages a second")?;
+        if let Some(burst) = burst {
+            check(
+                self.duration.as_nanos() / burst.every.as_nanos() <= BURSTS_MAX,
+                "there are more than 100000 bursts in --duration: make EVERY of --burst longer",
+            )?;
+            check(
+                self.profile().is_none_or(|profile| profile.peak() <= RATE_MAX),
+                "a --burst of that --rate is more than 10000000/s",
+            )?;
+        }
         if let Some(skew) = skew {
             let favourites = skew.keys.of(self.clients) as usize;
             check(self.rate != Rate::Idle, "--skew is about messages, and there are none")?;
@@ -267,8 +280,8 @@ impl Workload {
         let cycle = self.longest_stay().min(self.sending_time()) + rest;
         let cycle = cycle.min(self.sending_time() + Duration::from_secs(1));
         // A fifth more for Poisson's swings, and a few for each worker's share.
-        (self.churn_per_second * cycle.as_secs_f64() * 1.2).ceil() as u32
-            + if self.churn_per_second > 0.0 { 8 * workers as u32 } else { 0 }
+        let few = if self.churn_per_second > 0.0 { 8 * workers as u32 } else { 0 };
+        ((self.churn_per_second * cycle.as_secs_f64() * 1.2).ceil() as u32).saturating_add(few)
     }
 }
 

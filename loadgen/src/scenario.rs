@@ -21,7 +21,7 @@ use std::time::Duration;
 use crate::clock::{SECOND_NS, to_ns};
 use crate::plan::{Rate, Workload};
 use crate::schedule::{Profile, Stretch};
-use crate::units::parse_duration;
+use crate::units::{RATE_MAX, parse_duration};
 
 pub mod file;
 pub mod outcome;
@@ -236,7 +236,7 @@ impl FromStr for Ramp {
         let wrong = || format!("`{text}` is no rising rate; write it as 1000..5000/s, or 1000..5000/s:5 for 5 steps");
         let (range, steps) = text.split_once(':').map_or((text, None), |(range, steps)| (range, Some(steps)));
         let (from, to) = range.strip_suffix("/s").unwrap_or(range).split_once("..").ok_or_else(wrong)?;
-        let rate = |text: &str| text.trim().parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+        let rate = |text: &str| text.trim().parse().ok().filter(|rate: &f64| *rate > 0.0 && *rate <= RATE_MAX);
         let (from, to) = (rate(from).ok_or_else(wrong)?, rate(to).ok_or_else(wrong)?);
         let steps = steps.map(|steps| steps.parse().map_err(|_| wrong())).transpose()?;
         if steps.is_some_and(|steps| !(2..=STEPS_MAX).contains(&steps)) {
@@ -281,7 +281,9 @@ pub fn profile(ramp: Ramp, burst: Option<Burst>, warmup: Duration, duration: Dur
     edges.dedup();
     let stretches = edges.windows(2).map(|edge| {
         let middle_ns = edge[0].midpoint(edge[1]);
-        let is_burst = bursts.iter().any(|&(begin_ns, over_ns)| (begin_ns..over_ns).contains(&middle_ns));
+        // Bursts do not overlap: only the last that has begun can still go on.
+        let begun = bursts.partition_point(|&(begin_ns, _)| begin_ns <= middle_ns);
+        let is_burst = begun > 0 && middle_ns < bursts[begun - 1].1;
         let factor = burst.filter(|_| is_burst).map_or(1.0, |burst| burst.factor);
         let (begin, end) = match ramp.steps {
             Some(_) => (ramp.at(part(middle_ns)), ramp.at(part(middle_ns))),

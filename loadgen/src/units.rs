@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+/// The longest time of a command line: 30 days.
+pub const DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The highest rate of a command line: some hundred times what a core can send. More would take long only to
+/// count.
+pub const RATE_MAX: f64 = 10_000_000.0;
+
 /// Reads `2000/s`, `2000` or `0.5/s`.
 ///
 /// # Errors
@@ -11,8 +18,8 @@ pub fn parse_per_second(text: &str) -> Result<f64, String> {
     number
         .parse()
         .ok()
-        .filter(|rate: &f64| rate.is_finite() && *rate >= 0.0)
-        .ok_or_else(|| format!("`{text}` is no rate; write it as 2000/s"))
+        .filter(|rate: &f64| (0.0..=RATE_MAX).contains(rate))
+        .ok_or_else(|| format!("`{text}` is no rate up to {RATE_MAX}/s; write it as 2000/s"))
 }
 
 /// Reads a duration as `5s`, `500ms` or `1m 30s`.
@@ -23,7 +30,12 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration; write it as 5s or 500ms"))
+    let duration =
+        humantime::parse_duration(text).map_err(|_| format!("`{text}` is no duration; write it as 5s or 500ms"))?;
+    if duration > DURATION_MAX {
+        return Err(format!("`{text}` is too long; 30 days at most"));
+    }
+    Ok(duration)
 }
 
 /// Reads a list of cores as `0,2-3`.
@@ -143,7 +155,7 @@ mod tests {
     fn rates_are_read() {
         assert_eq!(parse_per_second("2000/s"), Ok(2000.0));
         assert_eq!(parse_per_second("0.5"), Ok(0.5));
-        for wrong in ["", "x/s", "-1/s", "inf", "NaN/s", "5/m"] {
+        for wrong in ["", "x/s", "-1/s", "inf", "NaN/s", "5/m", "1e8/s"] {
             assert!(parse_per_second(wrong).is_err(), "{wrong}");
         }
     }
@@ -152,7 +164,9 @@ mod tests {
     fn durations_are_read() {
         assert_eq!(parse_duration("1500ms"), Ok(Duration::from_millis(1500)));
         assert_eq!(parse_duration("0"), Ok(Duration::ZERO));
-        assert!(parse_duration("5").is_err());
+        for wrong in ["5", "31days", "500000000000years"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -133,7 +133,7 @@ impl Live {
         let target = &self.targets[usize::from(!turn.is_a)];
         let mut options = self.options.clone();
         // Each round has keys of its own, the same for both: no figure depends on one set of keys.
-        options.seed += u64::from(turn.number) - 1;
+        options.seed = options.seed.wrapping_add(u64::from(turn.number) - 1);
         options.out = Some(turn.folder.clone());
         if options.spawn_relay {
             options.relay_bin = Some(PathBuf::from(target));

@@ -205,8 +205,8 @@ fn memory(machine: &Machine, demand: &Demand) -> Option<Check> {
     let available = machine.memory_bytes?;
     let ends = if demand.is_on_this_machine() { 2 } else { 1 };
     let session = if demand.is_on_this_machine() { SESSION_BYTES } else { 0 };
-    let signed = demand.signed_ahead * (demand.frame_bytes + RECORD_BYTES);
-    let needed = signed + demand.connections * (CLIENT_BYTES + ends * SOCKET_BYTES + session);
+    let signed = demand.signed_ahead.saturating_mul(demand.frame_bytes + RECORD_BYTES);
+    let needed = signed.saturating_add(demand.connections * (CLIENT_BYTES + ends * SOCKET_BYTES + session));
     let found = format!(
         "about {} are needed, {} of them for signed messages, and {} are available",
         show_bytes(needed),

@@ -125,6 +125,8 @@ fn memory_is_for_signed_messages_and_clients() {
     expect(&tight(400 << 20), &signed, Grade::Unfit, &["--presign", "400"]);
     expect(&tight(500 << 20), &signed, Grade::Doubtful, &["--presign"]);
     assert_eq!(faults(&tight(700 << 20), &signed), []);
+    // What nobody has is not what a number too large to count comes to.
+    expect(&tight(700 << 20), &Demand { signed_ahead: u64::MAX, ..demand() }, Grade::Unfit, &["--presign"]);
 }
 
 #[test]
