@@ -14,6 +14,9 @@ const BUFFER_BYTES: usize = 512;
 /// A buffer that grew beyond this is freed instead of kept.
 const SPARE_BYTES_MAX: usize = 20 * 1024;
 
+/// Answers to pings wait for a write up to so many bytes: a relay that pings and does not read gets no more.
+const PONG_BYTES_MAX: usize = 4 * 1024;
+
 #[derive(Debug, Default)]
 struct Lane {
     waiting: Vec<u8>,
@@ -53,6 +56,12 @@ impl Outbox {
     /// Whether a write of this client is under way.
     pub(crate) fn is_writing(&self, place: u32) -> bool {
         self.lanes[place as usize].in_flight
+    }
+
+    /// Whether one more ping of this client is answered. It need not be: an answer to a later one says the same
+    /// (RFC 6455, 5.5.3).
+    pub(crate) fn takes_pong(&self, place: u32) -> bool {
+        self.lanes[place as usize].waiting.len() < PONG_BYTES_MAX
     }
 
     /// Messages of this client wait to be written.
@@ -120,5 +129,20 @@ fn keep(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
     if spare.len() < SPARE_MAX && buffer.capacity() <= SPARE_BYTES_MAX {
         buffer.clear();
         spare.push(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outbox, PONG_BYTES_MAX};
+
+    #[test]
+    fn who_pings_without_reading_fills_no_memory() {
+        let mut outbox = Outbox::new(2);
+        while outbox.takes_pong(1) {
+            outbox.append_to(1).extend_from_slice(&[0; 131]);
+        }
+        assert!(outbox.append_to(1).len() < PONG_BYTES_MAX + 131);
+        assert!(outbox.takes_pong(0));
     }
 }

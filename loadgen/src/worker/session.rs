@@ -193,7 +193,11 @@ impl Session {
         while self.clients[place as usize].connection.is_some() {
             match decoder.next(&mut bytes) {
                 Ok(Some(Incoming::Text(text))) => self.text(place, text),
-                Ok(Some(Incoming::Ping(payload))) => self.push(place, Opcode::Pong, payload),
+                Ok(Some(Incoming::Ping(payload))) => {
+                    if self.outbox.takes_pong(place) {
+                        self.push(place, Opcode::Pong, payload);
+                    }
+                }
                 Ok(Some(Incoming::Pong(_))) => {}
                 // The contract knows text alone.
                 Ok(Some(Incoming::Binary(_))) => self.traffic.ledger.unreadable += 1,
