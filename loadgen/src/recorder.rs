@@ -4,6 +4,7 @@
 //! empty one. Totals are sums of histograms; percentiles are never averaged.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use hdrhistogram::{AdditionError, Histogram};
 
@@ -83,23 +84,21 @@ pub const HIGHEST_NS: u64 = 600 * SECOND_NS;
 /// Significant decimal digits: values are right to 0.1 %.
 const DIGITS: u8 = 3;
 
-/// One histogram per metric, 254 KB each, of which only what is touched counts.
-#[derive(Clone)]
+/// One histogram per metric that has values, 254 KB each. A run keeps one recorder a second, so only those
+/// that are needed are there, and of them as few pages of memory are touched as values allow.
+#[derive(Clone, Default)]
 pub struct Recorder {
-    histograms: [Histogram<u64>; Metric::ALL.len()],
+    histograms: [Option<Box<Histogram<u64>>>; Metric::ALL.len()],
 }
+
+/// What stands for those that are not there.
+static NOTHING: LazyLock<Histogram<u64>> = LazyLock::new(empty);
 
 /// How many values of which metric: the histograms themselves are thousands of numbers.
 impl fmt::Debug for Recorder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let filled = Metric::ALL.into_iter().filter(|&metric| !self.of(metric).is_empty());
         f.debug_map().entries(filled.map(|metric| (metric.name(), self.of(metric).len()))).finish()
-    }
-}
-
-impl Default for Recorder {
-    fn default() -> Self {
-        Self { histograms: std::array::from_fn(|_| empty()) }
     }
 }
 
@@ -112,16 +111,27 @@ pub fn empty() -> Histogram<u64> {
     Histogram::new_with_bounds(1, HIGHEST_NS, DIGITS).expect("the bounds are valid")
 }
 
+/// Adds value by value. [`Histogram::add`] copies the whole into an empty one, which touches all of its memory.
+fn pour(own: &mut Histogram<u64>, others: &Histogram<u64>) {
+    for step in others.iter_recorded() {
+        own.saturating_record_n(step.value_iterated_to(), step.count_at_value());
+    }
+}
+
 impl Recorder {
-    /// Records one value; longer than [`HIGHEST_NS`] counts as that. About 4 ns.
+    /// Records one value; longer than [`HIGHEST_NS`] counts as that. About 4 ns, and an allocation for the first.
     pub fn record(&mut self, metric: Metric, ns: u64) {
-        self.histograms[metric as usize].saturating_record(ns.max(1));
+        self.of_mut(metric).saturating_record(ns.max(1));
     }
 
     /// The histogram of a metric.
     #[must_use]
     pub fn of(&self, metric: Metric) -> &Histogram<u64> {
-        &self.histograms[metric as usize]
+        self.histograms[metric as usize].as_deref().unwrap_or(&NOTHING)
+    }
+
+    fn of_mut(&mut self, metric: Metric) -> &mut Histogram<u64> {
+        self.histograms[metric as usize].get_or_insert_with(|| Box::new(empty()))
     }
 
     /// Adds another recorder's values.
@@ -129,8 +139,15 @@ impl Recorder {
     /// # Panics
     /// Never: all recorders have the same bounds.
     pub fn add(&mut self, other: &Self) {
-        for (own, others) in self.histograms.iter_mut().zip(&other.histograms) {
-            if !others.is_empty() {
+        for metric in Metric::ALL {
+            let others = other.of(metric);
+            if others.is_empty() {
+                continue;
+            }
+            let own = self.of_mut(metric);
+            if own.is_empty() {
+                pour(own, others);
+            } else {
                 own.add(others).expect("all recorders have the same bounds");
             }
         }
@@ -141,15 +158,16 @@ impl Recorder {
     /// # Errors
     /// It holds values beyond [`HIGHEST_NS`].
     pub fn merge(&mut self, metric: Metric, other: &Histogram<u64>) -> Result<(), AdditionError> {
-        self.histograms[metric as usize].add(other)
+        let mut same_bounds = empty();
+        same_bounds.add(other)?;
+        pour(self.of_mut(metric), &same_bounds);
+        Ok(())
     }
 
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
-        for histogram in &mut self.histograms {
-            if !histogram.is_empty() {
-                histogram.reset();
-            }
+        for histogram in self.histograms.iter_mut().flatten() {
+            histogram.reset();
         }
     }
 
@@ -253,10 +271,26 @@ mod tests {
             (if value % 3 == 0 { &mut one } else { &mut two }).record(Metric::Service, ns);
             both.record(Metric::Service, ns);
         }
+        let mut poured = Recorder::default();
+        poured.add(&one);
+        poured.add(&two);
+        assert_eq!(poured.of(Metric::Service), both.of(Metric::Service));
+        poured.clear();
+        poured.merge(Metric::Service, both.of(Metric::Service)).unwrap();
+        assert_eq!(poured.of(Metric::Service), both.of(Metric::Service));
         one.add(&two);
         assert_eq!(one.of(Metric::Service), both.of(Metric::Service));
         one.clear();
         assert!(one.of(Metric::Service).is_empty());
+    }
+
+    #[test]
+    fn what_has_no_values_takes_no_memory() {
+        let mut recorder = Recorder::default();
+        recorder.record(Metric::Ack, 5);
+        recorder.add(&Recorder::default());
+        assert_eq!(recorder.histograms.iter().flatten().count(), 1);
+        assert!(recorder.of(Metric::Message).is_empty() && recorder.lobby().is_empty());
     }
 
     #[test]
