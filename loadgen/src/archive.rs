@@ -18,10 +18,14 @@ use crate::clock::SECOND_NS;
 use crate::interval_log::{self, Interval, LogError};
 use crate::recorder::{Metric, Missing, Recorder};
 use crate::summary::{SCHEMA, Summary};
+use crate::units::DURATION_MAX;
 
 const SUMMARY: &str = "summary.json";
 const LOG: &str = "intervals.hlog";
 const COMPRESSED_LOG: &str = "intervals.hlog.gz";
+
+/// A compressed log is read up to this size unpacked: a small file can hold any.
+const LOG_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
 /// A finished run.
 #[derive(Clone, Debug)]
@@ -76,6 +80,14 @@ pub enum ArchiveError {
         /// What it says of itself.
         schema: String,
     },
+    /// It says that it took longer than any run does.
+    #[error("{file} says that the run took {days} days, and none takes more than 30: it is damaged, repeat the run", file = file.display())]
+    Length {
+        /// The file.
+        file: PathBuf,
+        /// So it says.
+        days: u64,
+    },
     /// The log is none, or was cut short.
     #[error("{file} cannot be read: {error}; if it was cut short, repeat the run", file = file.display())]
     Log {
@@ -94,6 +106,10 @@ pub fn read(dir: &Path) -> Result<Archive, ArchiveError> {
     let file = dir.join(SUMMARY);
     let json = contents(dir, SUMMARY)?.ok_or_else(|| ArchiveError::Missing { dir: dir.to_owned(), file: SUMMARY })?;
     let summary = parse_summary(&file, &json)?;
+    let duration = Duration::from_nanos(summary.workload.duration_ns());
+    if duration > DURATION_MAX {
+        return Err(ArchiveError::Length { file, days: duration.as_secs() / (24 * 3600) });
+    }
 
     let (file, log) = if let Some(log) = contents(dir, LOG)? {
         (dir.join(LOG), log)
@@ -103,12 +119,12 @@ pub fn read(dir: &Path) -> Result<Archive, ArchiveError> {
             contents(dir, COMPRESSED_LOG)?.ok_or_else(|| ArchiveError::Missing { dir: dir.to_owned(), file: LOG })?;
         let mut log = Vec::new();
         GzDecoder::new(&compressed[..])
+            .take(LOG_BYTES_MAX)
             .read_to_end(&mut log)
             .map_err(|error| ArchiveError::Io { file: file.clone(), error })?;
         (file, log)
     };
     let (began, intervals) = interval_log::read(&log).map_err(|error| ArchiveError::Log { file, error })?;
-    let duration = Duration::from_nanos(summary.workload.duration_ns());
     Ok(Archive { dir: dir.to_owned(), began, intervals: lay_out(intervals, duration), summary })
 }
 
@@ -324,6 +340,9 @@ mod tests {
         assert!(matches!(read(path), Err(ArchiveError::Missing { file: "intervals.hlog", .. })));
         fs::write(path.join("intervals.hlog"), "Tag=message,0.000,1.000,4.9,HISTFAAAB").unwrap();
         assert!(message(path).contains("intervals.hlog cannot be read"), "{}", message(path));
+        summary["workload"]["duration_ms"] = u64::MAX.into();
+        fs::write(path.join("summary.json"), summary.to_string()).unwrap();
+        assert!(message(path).contains("none takes more than 30"), "{}", message(path));
         summary["schema"] = "relay-loadgen-summary/2".into();
         fs::write(path.join("summary.json"), summary.to_string()).unwrap();
         assert!(message(path).contains("`relay-loadgen-summary/2`"), "{}", message(path));

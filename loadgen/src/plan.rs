@@ -379,7 +379,7 @@ impl WorkloadRecord {
     /// The warm-up.
     #[must_use]
     pub fn warmup_ns(&self) -> u64 {
-        self.warmup_ms * 1_000_000
+        self.warmup_ms.saturating_mul(1_000_000)
     }
 
     /// What was asked for in one sentence.
@@ -407,7 +407,7 @@ impl WorkloadRecord {
     /// The steady phase.
     #[must_use]
     pub fn duration_ns(&self) -> u64 {
-        self.duration_ms * 1_000_000
+        self.duration_ms.saturating_mul(1_000_000)
     }
 }
 
