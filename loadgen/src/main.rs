@@ -16,6 +16,7 @@ use loadgen::preflight::{self, Grade};
 use loadgen::progress::Progress;
 use loadgen::{archive, capacity, relay_process, report_page, table, tether};
 use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -60,11 +61,14 @@ fn run_once(args: RunArgs) -> Result<Exit> {
     Ok(run.exit)
 }
 
-/// A flag that SIGINT and SIGTERM set.
+/// A flag that SIGINT and SIGTERM set. Whoever sends a second one does not want to wait: it ends the program at once,
+/// and a relay of its own with it.
 fn interrupted_by_signals() -> Result<Arc<AtomicBool>> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).context("signals")?;
+        let end = i32::from(Exit::CouldNotRun.code());
+        flag::register_conditional_shutdown(signal, end, Arc::clone(&interrupted)).context("signals")?;
+        flag::register(signal, Arc::clone(&interrupted)).context("signals")?;
     }
     Ok(interrupted)
 }

@@ -4,13 +4,13 @@
 
 mod fake_relay;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use fake_relay::{FakeRelay, Faults};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::Value;
 
@@ -285,6 +285,34 @@ fn a_relay_of_our_own_does_not_outlive_a_killed_loadgen() {
         assert!(Instant::now() < deadline, "the relay {relay} still runs");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+#[test]
+fn a_second_interrupt_ends_what_the_first_cannot() {
+    // A relay that never says where it listens is waited for, whatever happens meanwhile.
+    let directory = tempfile::tempdir().unwrap();
+    let (program, started) = (directory.path().join("relay"), directory.path().join("started"));
+    std::fs::write(&program, format!("#!/bin/sh\n: >{}\nexec sleep 600\n", started.display())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    command.args(["run", "--spawn-relay", "--clients", "2", "--relay-bin"]).arg(&program);
+    let mut loadgen = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !started.exists() {
+        assert!(Instant::now() < deadline, "the relay was not started");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let status = loop {
+        if let Some(status) = loadgen.try_wait().unwrap() {
+            break status;
+        }
+        kill_process(Pid::from_child(&loadgen), Signal::INT).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    let mut said = String::new();
+    loadgen.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(!said.contains("said nothing"), "{said}");
 }
 
 #[test]
