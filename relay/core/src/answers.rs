@@ -1,10 +1,11 @@
 //! Answers to the senders of messages, and their own copies.
 //!
 //! # Flow
-//! The recipient's home has settled a message ([`Outcome`]) → `settle`, at the end of the batch → with a
+//! The recipient's or the room's home has settled a message ([`Outcome`]) → `settle`, at the end of the batch → with a
 //! store, the message takes a seq in its sender's inbox too: if other devices of the sender are known they
 //! get it under that seq, and it has to be safe in turn → ack or error, to the connection and to all
-//! that sent the message again meanwhile.
+//! that sent the message again meanwhile. A message of a room has its place in its sender's inbox by then
+//! (`fan_out`).
 //!
 //! # Invariants
 //! - A message leaves the transit once, with one answer to each of its connections that live.
@@ -35,13 +36,20 @@ impl Core {
     pub(crate) fn settle(&mut self, effects: &mut Effects) {
         while !self.settled.is_empty() {
             let mut settled = std::mem::replace(&mut self.settled, std::mem::take(&mut self.settling));
-            for (Waiter { shard, ticket }, outcome) in settled.drain(..) {
-                if shard == self.config.shard {
-                    self.outcome(ticket, outcome);
-                } else {
-                    let buffer = self.post.pool.take();
-                    effects.push(Effect::Send { to: shard, envelope: Envelope::Delivered { ticket, outcome, buffer } });
-                }
+            for (Waiter { shard, ticket, is_fan }, outcome) in settled.drain(..) {
+                let envelope = match (shard == self.config.shard, is_fan) {
+                    (true, false) => {
+                        self.outcome(ticket, outcome);
+                        continue;
+                    }
+                    (true, true) => {
+                        self.fan_settled(ticket, outcome);
+                        continue;
+                    }
+                    (false, false) => Envelope::Delivered { ticket, outcome, buffer: self.post.pool.take() },
+                    (false, true) => Envelope::RoomDelivered { ticket, outcome },
+                };
+                effects.push(Effect::Send { to: shard, envelope });
             }
             self.settling = settled;
         }
@@ -57,19 +65,24 @@ impl Core {
             Outcome::InvalidRecipient => Refusal::RECIPIENT,
             Outcome::InboxFull => Refusal::INBOX_FULL,
             Outcome::Overloaded => Refusal::OVERLOADED,
+            Outcome::Refused(fault) => Refusal::of_room(fault),
         };
         let Some(entry) = self.leave_transit(ticket) else { return };
         self.ids.forget(entry.key);
         self.stats.messages_refused += 1;
         let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
-        let about = About { id: Some(entry.id.as_str()), retry_after_ms, ..About::default() };
+        let room = match &entry.with {
+            Conversation::Room(room) => Some(&**room),
+            Conversation::User(_) => None,
+        };
+        let about = About { id: Some(entry.id.as_str()), room, retry_after_ms };
         self.with_link(entry.connection, |core, link| core.refuse(link, refusal, about));
         for again in &entry.again {
             // Another message under the id, which is free now: it may come again.
             let refusal = if again.is_rival { Refusal::OVERLOADED } else { refusal };
             let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
             self.stats.messages_refused += u64::from(again.is_rival);
-            let about = About { retry_after_ms, ..about };
+            let about = About { retry_after_ms, room: room.filter(|_| !again.is_rival), ..about };
             self.with_link(again.connection, |core, link| core.refuse(link, refusal, about));
         }
     }
@@ -77,13 +90,11 @@ impl Core {
     /// The recipient's home answers for a message, or this shard for the sender's own copy of it.
     fn taken_over(&mut self, ticket: Ticket, online: bool, id_stored: bool, unseen: bool) {
         let Some(entry) = self.transit.get_mut(ticket) else { return };
-        if let Some(copy) = entry.copy {
-            return self.acknowledge(ticket, copy.seq, copy.online, id_stored);
-        }
         if !self.journal.has_store() {
             return self.acknowledge(ticket, 0, online, true);
         }
-        let (sender, device) = (entry.sender, entry.device);
+        let (sender, device, copy) = (entry.sender, entry.device, entry.copy);
+        let has_copy_to_come = matches!(entry.with, Conversation::User(_));
         let Some(user) = self.router.get_mut(sender) else {
             return self.acknowledge(ticket, 0, online, id_stored);
         };
@@ -96,7 +107,10 @@ impl Core {
             }
             return;
         }
-        if !user.devices.has_other(device) {
+        if let Some(copy) = copy {
+            return self.acknowledge(ticket, copy.seq, online || copy.online, id_stored);
+        }
+        if !has_copy_to_come || !user.devices.has_other(device) {
             if !user.devices.is_online() {
                 // Nobody is there to hear of a seq, and no record would tell of it.
                 return self.acknowledge(ticket, 0, online, id_stored);
@@ -130,9 +144,10 @@ impl Core {
             with,
             id,
             origin: Some(device),
+            at_ms: self.now.unix_ms,
             body: Body::Own(frame),
             history: false,
-            waiter: Some(Waiter { shard: self.config.shard, ticket }),
+            waiter: Some(Waiter::message(self.config.shard, ticket)),
             id_record: Some(IdRecord { copy_due: false, ..id_record }),
         };
         let seq = self.accept(sender, item, keep);

@@ -56,6 +56,11 @@ pub struct Limits {
     pub unseen_sender_messages_max: usize,
     /// Messages that may wait for such keys in all, divided evenly between the shards.
     pub unseen_messages_max: usize,
+    /// Rooms in all, divided evenly between the shards. One takes up to 52 KB: 500 members, and as many
+    /// invitations.
+    pub rooms_max: usize,
+    /// Rooms that one key may make in each shard.
+    pub owner_rooms_max: usize,
     /// Without a store: messages of one key that stay in memory for resume.
     pub memory_messages_max: usize,
     /// Without a store: bytes of frames that stay in memory for resume, of all keys of the shard.
@@ -86,6 +91,8 @@ impl Default for Limits {
             inboxes_messages_max: 4_000_000,
             unseen_sender_messages_max: limits::UNSEEN_SENDER_MESSAGES,
             unseen_messages_max: limits::UNSEEN_MESSAGES,
+            rooms_max: 10_000,
+            owner_rooms_max: 100,
             memory_messages_max: 100,
             memory_bytes_max: 64 * 1024 * 1024,
         }
@@ -126,6 +133,8 @@ pub struct Config {
     pub durability: Option<Durability>,
     /// How long a message waits in an inbox at most, and a device or user is known that does not come.
     pub message_ttl: Duration,
+    /// How long messages of rooms can be read again, where there is a store.
+    pub retention: Duration,
 }
 
 impl Config {
@@ -148,7 +157,14 @@ impl Config {
             memory_after_leave: Duration::from_secs(60),
             durability: None,
             message_ttl: Duration::from_secs(30 * 24 * 3600),
+            retention: Duration::from_secs(7 * 24 * 3600),
         }
+    }
+
+    /// Whether messages of rooms are kept to be read again.
+    #[must_use]
+    pub(crate) fn keeps_history(&self) -> bool {
+        self.durability.is_some() && !self.retention.is_zero()
     }
 
     /// The home shard of a key. Keyed, so that nobody can make keys that crowd one shard.
@@ -167,9 +183,15 @@ impl Config {
     /// The home shard of a room.
     #[must_use]
     pub fn home_of_room(&self, room: &str) -> ShardId {
+        self.home_of_hash(self.room_hash(room))
+    }
+
+    /// The keyed hash of a room's id.
+    #[must_use]
+    pub(crate) fn room_hash(&self, room: &str) -> u64 {
         let mut hasher = SipHasher13::new_with_keys(self.seed.rotate_left(13), !self.seed);
         hasher.write(room.as_bytes());
-        self.home_of_hash(hasher.finish())
+        hasher.finish()
     }
 
     /// The `n`th epoch that this shard makes: unlike any other of this relay or of an earlier run.

@@ -70,6 +70,13 @@ impl Core {
         }
         let user = self.router.user_mut(id);
         let floor = user.floor();
+        // Of a device that is not known any more nobody waits to hear.
+        for entry in user.inbox.entries_mut(0, floor).filter(|entry| !entry.history) {
+            if let Some(waiter) = entry.waiter.take() {
+                let outcome = Outcome::Accepted { online: entry.online, id_stored: false, unseen: false };
+                self.settled.push((waiter, outcome));
+            }
+        }
         let before = user.inbox.kept();
         let stored = user.inbox.release(floor, &mut self.totals, &mut self.post.pool);
         if !user.seen {

@@ -14,6 +14,7 @@ use protocol::websocket::Decoder;
 
 use crate::envelope::Arrival;
 use crate::event::{ConnectionId, Nanos, ShardId};
+use crate::history::Reading;
 use crate::lobby::Cursor;
 use crate::outbox::Outbox;
 use crate::rate::Bucket;
@@ -95,6 +96,8 @@ pub(crate) struct Member {
     pub(crate) is_behind: bool,
     /// A page of its inbox is on its way.
     pub(crate) is_loading: bool,
+    /// A page of history that it has asked for.
+    pub(crate) reading: Option<Box<Reading>>,
     pub(crate) subscription: Option<Subscription>,
     /// For frames other than accepted messages.
     pub(crate) control: Bucket,

@@ -22,7 +22,7 @@ use crate::stats::DropReason;
 use crate::store::{Conversation, DeviceTag, IdRecord, MessageId};
 
 /// Bytes of frames in tails that are not stored yet; past it messages are refused.
-const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub(crate) const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Without a store: so many times the messages that stay in memory stay for a device that is behind.
 const BEHIND_FACTOR: usize = 4;
@@ -48,6 +48,7 @@ pub(crate) struct Item {
     pub(crate) id: MessageId,
     /// The user's own device that sent it.
     pub(crate) origin: Option<DeviceTag>,
+    pub(crate) at_ms: i64,
     pub(crate) body: Body,
     pub(crate) history: bool,
     pub(crate) waiter: Option<Waiter>,
@@ -74,6 +75,7 @@ impl Core {
             with: Conversation::User(sender),
             id,
             origin: None,
+            at_ms: self.now.unix_ms,
             body: Body::Own(frame),
             history: false,
             waiter: has_store.then_some(waiter),
@@ -145,7 +147,7 @@ impl Core {
         let has_store = self.journal.has_store();
         let Self { router, slots, post, stats, pushed, totals, journal, now, .. } = self;
         let user = router.user_mut(id);
-        let Item { sender, sender_hash, with, id: message_id, origin, body, history, waiter, id_record } = item;
+        let Item { sender, sender_hash, with, id: message_id, origin, at_ms, body, history, waiter, id_record } = item;
         user.inbox.seq += 1;
         let seq = user.inbox.seq;
         let frame = body.as_bytes();
@@ -204,13 +206,13 @@ impl Core {
             return seq;
         }
         if has_store {
-            let kept = KeptEntry { origin, at_ms: now.unix_ms, bytes: frame.len() as u32, is_stored: false };
+            let kept = KeptEntry { origin, at_ms, bytes: frame.len() as u32, is_stored: false };
             user.inbox.keep(seq, sender_hash, kept, totals);
             self.unseen_kept += u64::from(!user.seen);
             journal.note_entry(id, seq, now.nanos);
         }
-        let online = user.devices.is_online();
-        let at_ms = now.unix_ms;
+        // One's own device is not whom it was sent to.
+        let online = origin.is_none() && user.devices.is_online();
         let entry = Entry {
             seq,
             at_ms,

@@ -27,11 +27,18 @@ use crate::store::{Conversation, DeviceTag, IdRecord, MessageId};
 #[derive(Debug)]
 pub(crate) enum Body {
     Own(Vec<u8>),
-    #[expect(dead_code, reason = "made where a room hands one frame to its members")]
     Shared(Arc<[u8]>),
 }
 
 impl Body {
+    /// The same bytes, to be used when this is gone.
+    pub(crate) fn copied(&self) -> Self {
+        match self {
+            Self::Own(bytes) => Self::Own(bytes.clone()),
+            Self::Shared(bytes) => Self::Shared(Arc::clone(bytes)),
+        }
+    }
+
     pub(crate) fn as_bytes(&self) -> &[u8] {
         match self {
             Self::Own(bytes) => bytes,

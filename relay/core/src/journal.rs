@@ -1,7 +1,7 @@
 //! What is to be stored next, and what was given out to be stored.
 //!
 //! # Flow
-//! Messages, users and ids are noted in the *open* batch: by name only, so that what changes or is
+//! Messages, users, rooms and ids are noted in the *open* batch: by name only, so that what changes or is
 //! confirmed before the batch is given out costs nothing. When it is due, it is written out into a
 //! [`Batch`] and given out as [`Effect::Store`](crate::Effect::Store). [`Event::Stored`](crate::Event::Stored)
 //! brings the box back, and the shard tells those who waited.
@@ -18,6 +18,7 @@
 //!   next waits for [`PAUSE`].
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::event::Nanos;
 use crate::router::UserId;
@@ -53,6 +54,9 @@ const OPEN_IDS_MAX: usize = 256 * 1024;
 /// Users that nobody waits for, and ids, in one batch. More would hold up what comes behind it.
 pub(crate) const BATCH_LAZY_USERS_MAX: usize = 1024;
 pub(crate) const BATCH_IDS_MAX: usize = 8 * 1024;
+
+/// Rooms in one batch: 20 KB each at most.
+pub(crate) const BATCH_ROOMS_MAX: usize = 256;
 
 /// What the store has of one user, as far as the journal is concerned.
 #[derive(Clone, Copy, Debug, Default)]
@@ -101,7 +105,7 @@ pub(crate) struct Flight {
 #[derive(Debug)]
 pub(crate) struct Journal {
     durability: Option<Durability>,
-    /// The open batch: messages, users by need, ids, and keys to forget.
+    /// The open batch: messages, users by need, ids, keys to forget, and rooms.
     pub(crate) entries: Vec<Name>,
     /// So many messages in it make it due at once.
     full_len: usize,
@@ -109,6 +113,8 @@ pub(crate) struct Journal {
     pub(crate) lazy: VecDeque<UserId>,
     pub(crate) ids: VecDeque<IdRecord>,
     pub(crate) forgotten: Vec<protocol::PublicKey>,
+    /// Rooms whose change is to be stored.
+    pub(crate) rooms: VecDeque<Arc<str>>,
     /// Since when somebody waits, ids wait, and users wait.
     urgent_since: Option<Nanos>,
     /// Somebody waits for a user's record.
@@ -147,6 +153,7 @@ impl Journal {
             lazy: VecDeque::new(),
             ids: VecDeque::new(),
             forgotten: Vec::new(),
+            rooms: VecDeque::new(),
             urgent_since: None,
             is_urged: false,
             ids_since: None,
@@ -217,6 +224,14 @@ impl Journal {
         if self.has_store() && !self.is_failed {
             self.ids.push_back(record);
             self.ids_since.get_or_insert(now);
+        }
+    }
+
+    /// Notes a room whose change is to be stored; somebody waits for it.
+    pub(crate) fn note_room(&mut self, room: Arc<str>, now: Nanos) {
+        if self.has_store() && !self.is_failed {
+            self.rooms.push_back(room);
+            self.urge(now);
         }
     }
 
@@ -313,6 +328,9 @@ impl Journal {
     /// The batch takes along what is in the lists. What it had no place for goes soon.
     pub(crate) fn taken_along(&mut self, due: Due, now: Nanos) {
         self.ids_since = (!self.ids.is_empty()).then(|| now.saturating_sub(IDS_WAIT));
+        if !self.rooms.is_empty() {
+            self.urge(now.saturating_sub(GROUP_WAIT));
+        }
         if due.lazy {
             self.lazy_since = (!self.lazy.is_empty()).then(|| now.saturating_sub(USERS_WAIT));
         }
@@ -349,6 +367,7 @@ impl Journal {
         self.lazy.clear();
         self.ids.clear();
         self.forgotten.clear();
+        self.rooms.clear();
         (self.urgent_since, self.ids_since, self.lazy_since) = (None, None, None);
         std::mem::take(&mut self.entries)
     }

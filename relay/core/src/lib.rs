@@ -14,7 +14,8 @@
 //! # Flow of one message
 //! [`Event::Received`] → `connection` (bytes to frames) → `session` (frame to checks) → `verifier`
 //! (signatures, at the end of the batch) → `router` (home shard of the recipient) →
-//! [`Effect::Send`] (only if another shard) → `outbox` of each device → [`Effect::Write`].
+//! [`Effect::Send`] (only if another shard) → `outbox` of each device → [`Effect::Write`]. One for a room
+//! goes to the room's home first (`fan_out`), and from there to the homes of the members.
 //!
 //! # Invariants
 //! - No socket, clock, thread, randomness or channel: the same events at the same times give the
@@ -45,10 +46,13 @@ mod confirm;
 mod connection;
 mod deliver;
 mod devices;
+mod fan_out;
+mod history;
 mod inbox;
 mod joining;
 mod journal;
 mod lobby;
+mod membership;
 mod messages;
 mod outbox;
 mod post;
@@ -59,6 +63,7 @@ mod receipts;
 mod recent_ids;
 mod refusal;
 mod restore;
+mod rooms;
 mod router;
 mod session;
 mod shard;
@@ -72,7 +77,9 @@ mod verifier;
 
 pub use config::{Config, Limits, VerifyMode};
 pub use effect::{Effect, Effects, ReadMode};
-pub use envelope::{Arrival, Envelope, Outcome, Parcel, Ticket};
+pub use envelope::{
+    Arrival, Envelope, Outcome, Parcel, RoomAnswer, RoomAsk, RoomFault, RoomMessage, RoomShare, Ticket,
+};
 pub use event::{ConnectionId, Event, Gone, Nanos, Now, ShardId};
 pub use shard::Shard;
 pub use stats::{DropReason, Stats};

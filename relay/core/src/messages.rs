@@ -1,10 +1,11 @@
 //! Messages at their sender's home: the checks in the contract's order, the wait for the signature,
-//! and the way to the recipient.
+//! and the way to the recipient. What is asked of rooms waits between them, so that each client's frames
+//! take effect in their order.
 //!
 //! # Flow
 //! `message` (form is known to be right: sender, id, length, rate, timestamp) → a [`Job`] waits →
 //! `commit_messages` at the end of the batch (signature) → `deliver` here, or `Envelope::Deliver` to
-//! the recipient's home → `answers`.
+//! the recipient's home → `answers`. For a room: `fan_out` here or at the room's home.
 //!
 //! # Invariants
 //! - Every message that was taken from a session gets exactly one answer, if its connection lives.
@@ -13,6 +14,7 @@
 //! - Messages of one sender to one recipient keep their order.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use protocol::frame::{Message, Target};
 use protocol::{PublicKey, limits, signed_bytes};
@@ -22,8 +24,9 @@ use crate::config::Config;
 use crate::connection::{Link, Member};
 use crate::deliver::Delivery;
 use crate::effect::{Effect, Effects};
-use crate::envelope::{Envelope, Outcome, Parcel, Ticket, Waiter};
+use crate::envelope::{Envelope, Outcome, Parcel, RoomAnswer, RoomAsk, RoomFault, RoomMessage, Ticket, Waiter};
 use crate::event::{ConnectionId, Nanos};
+use crate::membership::Asker;
 use crate::recent_ids::{IdKey, IdState, SignatureTag};
 use crate::refusal::Refusal;
 use crate::router::UserId;
@@ -61,7 +64,8 @@ struct Job {
 #[derive(Clone, Copy, Debug)]
 enum Recipient {
     User(PublicKey),
-    Room(MessageId),
+    /// A room, by its id, and the member that the message is for if it is private.
+    Room(MessageId, Option<PublicKey>),
 }
 
 /// Where a message came from.
@@ -78,11 +82,22 @@ pub(crate) struct Messages {
     verifier: Verifier,
     jobs: Vec<Job>,
     arena: Vec<u8>,
+    /// What was asked of rooms meanwhile, each with the number of messages before it.
+    asks: Vec<(usize, Asked)>,
+}
+
+/// Something asked of a room by a connection of this shard.
+#[derive(Debug)]
+struct Asked {
+    connection: ConnectionId,
+    asker: PublicKey,
+    room: Arc<str>,
+    ask: RoomAsk,
 }
 
 impl Messages {
     pub(crate) fn new(config: &Config) -> Self {
-        Self { verifier: Verifier::new(config.verify), jobs: Vec::new(), arena: Vec::new() }
+        Self { verifier: Verifier::new(config.verify), jobs: Vec::new(), arena: Vec::new(), asks: Vec::new() }
     }
 }
 
@@ -163,7 +178,8 @@ impl Core {
             tag,
             recipient: match message.target {
                 Target::User(recipient) => Recipient::User(recipient),
-                Target::Room(room) | Target::RoomMember(room, _) => Recipient::Room(message_id(room)),
+                Target::Room(room) => Recipient::Room(message_id(room), None),
+                Target::RoomMember(room, to) => Recipient::Room(message_id(room), Some(to)),
             },
             frame: start..messages.arena.len(),
             recheck,
@@ -180,22 +196,53 @@ impl Core {
         self.refuse(link, refusal, about);
     }
 
-    /// Checks the signatures that wait and sends the good messages on, in the order they came.
+    /// Notes what is asked of a room, behind the messages that came before.
+    pub(crate) fn ask_room(&mut self, connection: ConnectionId, asker: PublicKey, room: Arc<str>, ask: RoomAsk) {
+        let messages = &mut self.messages;
+        messages.asks.push((messages.jobs.len(), Asked { connection, asker, room, ask }));
+    }
+
+    /// Checks the signatures that wait and sends the good messages on, in the order they came, and with
+    /// them what is asked of rooms.
     pub(crate) fn commit_messages(&mut self, effects: &mut Effects) {
-        if self.messages.jobs.is_empty() {
+        if self.messages.jobs.is_empty() && self.messages.asks.is_empty() {
             return;
         }
         self.messages.verifier.run(&mut self.stats);
         let mut jobs = std::mem::take(&mut self.messages.jobs);
+        let mut asks = std::mem::take(&mut self.messages.asks);
         let arena = std::mem::take(&mut self.messages.arena);
+        let mut waiting = asks.drain(..).peekable();
         for (at, job) in jobs.drain(..).enumerate() {
+            while let Some((_, asked)) = waiting.next_if(|&(before, _)| before <= at) {
+                self.send_ask(asked, effects);
+            }
             let is_good = self.messages.verifier.result(at);
             self.commit(&job, is_good, &arena[job.frame.clone()], effects);
         }
+        waiting.for_each(|(_, asked)| self.send_ask(asked, effects));
         self.messages.verifier.clear();
         self.messages.jobs = jobs;
+        self.messages.asks = asks;
         self.messages.arena = arena;
         self.messages.arena.clear();
+    }
+
+    /// Sends what is asked of a room to its home.
+    fn send_ask(&mut self, asked: Asked, effects: &mut Effects) {
+        let Asked { connection, asker, room, ask } = asked;
+        let home = self.config.home_of_room(&room);
+        if home == self.config.shard {
+            self.room_ask(Asker { shard: home, connection, key: asker }, room, ask, effects);
+        } else if self.congested[usize::from(home.0)] {
+            let answer = match ask {
+                RoomAsk::Act(_) => RoomAnswer::Refused(RoomFault::Overloaded),
+                RoomAsk::Since => RoomAnswer::Unread(RoomFault::Overloaded),
+            };
+            self.room_answer(connection, &room, answer);
+        } else {
+            effects.push(Effect::Send { to: home, envelope: Envelope::RoomAsk { connection, asker, room, ask } });
+        }
     }
 
     fn commit(&mut self, job: &Job, is_good: bool, frame: &[u8], effects: &mut Effects) {
@@ -231,10 +278,7 @@ impl Core {
         }
         match job.recipient {
             Recipient::User(recipient) => self.send(job, &recipient, frame, effects),
-            Recipient::Room(_) => {
-                self.ids.forget(job.key);
-                self.answer_refused(job, Refusal::NO_ROOM);
-            }
+            Recipient::Room(room, to) => self.send_to_members(job, room, to, frame, effects),
         }
     }
 
@@ -263,7 +307,7 @@ impl Core {
             effects.push(Effect::Send { to: home, envelope: Envelope::Deliver { ticket, parcel } });
             return;
         }
-        match self.deliver(Waiter { shard: home, ticket }, parcel) {
+        match self.deliver(Waiter::message(home, ticket), parcel) {
             Delivery::Done(outcome) => self.outcome(ticket, outcome),
             Delivery::Waits if *recipient == job.sender => {
                 // To oneself: what was delivered is the own copy too.
@@ -273,6 +317,30 @@ impl Core {
             }
             Delivery::Waits => {}
         }
+    }
+
+    /// Sends a verified message to a room's home.
+    fn send_to_members(
+        &mut self,
+        job: &Job,
+        room: MessageId,
+        to: Option<PublicKey>,
+        frame: &[u8],
+        effects: &mut Effects,
+    ) {
+        let room: Arc<str> = room.as_str().into();
+        let home = self.config.home_of_room(&room);
+        let is_congested = home != self.config.shard && self.congested[usize::from(home.0)];
+        if self.journal.is_failed() || is_congested || !self.transit.has_room() {
+            self.ids.forget(job.key);
+            return self.answer_refused(job, Refusal::OVERLOADED);
+        }
+        let from = From { connection: job.connection, user: job.user, device: job.device };
+        let with = Conversation::Room(Arc::clone(&room));
+        // Its own copy shares the members' frame.
+        let ticket = self.enter(from, job.id, (job.key, job.tag), with, &[]);
+        let message = RoomMessage { room, to, sender: job.sender, id: job.id, frame: frame.into() };
+        self.send_to_room(ticket, message, effects);
     }
 
     /// Puts a message among those in transit. The caller has asked for room.
@@ -285,7 +353,7 @@ impl Core {
         frame: &[u8],
     ) -> Ticket {
         let mut own = Vec::new();
-        if self.journal.has_store() {
+        if self.journal.has_store() && !frame.is_empty() {
             own = self.post.pool.take();
             own.extend_from_slice(frame);
         }
@@ -334,7 +402,7 @@ impl Core {
             entry.is_duplicate = true;
         }
         let outcome = Outcome::Accepted { online: false, id_stored: true, unseen: false };
-        self.settled.push((Waiter { shard: self.config.shard, ticket }, outcome));
+        self.settled.push((Waiter::message(self.config.shard, ticket), outcome));
     }
 
     fn answer_refused(&mut self, job: &Job, refusal: Refusal) {
@@ -345,7 +413,7 @@ impl Core {
     fn answer_refused_until(&mut self, job: &Job, refusal: Refusal, retry_after_ms: Option<u64>) {
         self.stats.messages_refused += 1;
         let room = match &job.recipient {
-            Recipient::Room(room) => Some(room.as_str()),
+            Recipient::Room(room, _) => Some(room.as_str()),
             Recipient::User(_) => None,
         };
         let about = About { id: Some(job.id.as_str()), room, retry_after_ms };

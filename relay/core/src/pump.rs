@@ -154,10 +154,13 @@ impl Core {
         true
     }
 
-    /// A page of an inbox came.
+    /// A page came.
     pub(crate) fn loaded(&mut self, page: &Page) {
         let id = page.request.connection;
-        let PageOf::Inbox { after } = page.request.what else { return };
+        let after = match page.request.what {
+            PageOf::Inbox { after } => after,
+            PageOf::History { .. } => return self.history_loaded(page),
+        };
         let Some(slot) = self.slots.get_mut(id.index as usize).filter(|slot| slot.generation == id.generation) else {
             return;
         };

@@ -2,6 +2,7 @@
 
 use protocol::limits::close;
 
+use crate::envelope::RoomFault;
 use crate::stats::Reason;
 
 /// A frame is refused with an `error`; the connection stays.
@@ -33,20 +34,41 @@ impl Refusal {
     pub(crate) const CONFLICT: Self =
         Self::new(Reason::IdConflict, "This clientMessageId was used for another message within 10 minutes.");
     pub(crate) const NO_ROOM: Self = Self::new(Reason::NoSuchRoom, "There is no such room.");
+    pub(crate) const NOT_MEMBER: Self =
+        Self::new(Reason::NotMember, "Only members of the room may do that, and only to members.");
+    pub(crate) const NOT_OWNER: Self = Self::new(Reason::NotOwner, "Only the room's owner may do that.");
+    pub(crate) const ROOM_EXISTS: Self = Self::new(Reason::RoomExists, "There is a room of that name already.");
+    pub(crate) const ROOM_FULL: Self = Self::new(Reason::RoomFull, "The room has as many members as it may.");
+    pub(crate) const TOO_MANY_ROOMS: Self =
+        Self::new(Reason::Overloaded, "This key owns too many rooms, or the relay holds too many.");
     pub(crate) const INBOX_FULL: Self =
         Self::new(Reason::InboxFull, "The recipient's inbox has no room for this message.");
     pub(crate) const OVERLOADED: Self =
-        Self::new(Reason::Overloaded, "The relay has more to do than it can; send the message again later.");
+        Self::new(Reason::Overloaded, "The relay has more to do than it can; try again later.");
     pub(crate) const DEVICES: Self = Self::new(Reason::Overloaded, "This key has too many devices connected.");
     pub(crate) const SECOND_AUTH: Self = Self::new(Reason::Malformed, "This session is authenticated already.");
     pub(crate) const NO_LOBBY: Self =
         Self::new(Reason::Malformed, "This session asked for no lobby, so there is nothing to sync.");
-    pub(crate) const NOT_SERVED: Self = Self::new(Reason::Malformed, "This relay does not serve that type of frame.");
+    pub(crate) const ONE_PAGE: Self =
+        Self::new(Reason::Overloaded, "One page of history at a time: ask again when the last has come.");
     pub(crate) const AUTH_KEY: Self =
         Self::new(Reason::AuthFailed, "publicKey is not a usable Ed25519 key: canonical and of prime order.");
     pub(crate) const AUTH_SIGNATURE: Self =
         Self::new(Reason::AuthFailed, "The signature does not fit the relay's name and nonce, the key and the device.");
     pub(crate) const AUTH_FIRST: Self = Self::new(Reason::AuthFailed, "The first frame must be auth.");
+
+    /// The answer to what a room's home refuses.
+    pub(crate) const fn of_room(fault: RoomFault) -> Self {
+        match fault {
+            RoomFault::NoSuchRoom => Self::NO_ROOM,
+            RoomFault::NotMember => Self::NOT_MEMBER,
+            RoomFault::NotOwner => Self::NOT_OWNER,
+            RoomFault::Exists => Self::ROOM_EXISTS,
+            RoomFault::Full => Self::ROOM_FULL,
+            RoomFault::TooMany => Self::TOO_MANY_ROOMS,
+            RoomFault::Overloaded => Self::OVERLOADED,
+        }
+    }
 }
 
 /// A connection is closed with a close frame.

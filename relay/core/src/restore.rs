@@ -19,6 +19,7 @@ impl Core {
         for user in restored.users {
             self.restore_user(user, &mut unseen);
         }
+        restored.rooms.into_iter().for_each(|room| self.rooms.restore(room));
         for record in restored.ids {
             self.restore_id(&record);
         }

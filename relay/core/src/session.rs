@@ -1,7 +1,7 @@
 //! What peers send, state by state: the upgrade, the opening, and the frames of a session.
 
 use protocol::decode::{FrameDecoder, MalformedKind};
-use protocol::frame::{ClientFrame, LobbyMode, Target};
+use protocol::frame::{ClientFrame, LobbyMode};
 use protocol::limits;
 use protocol::opening::{AuthError, check_auth};
 use protocol::server_frame::{Challenge, ErrorFrame, Welcome, WelcomeLimits};
@@ -12,7 +12,7 @@ use protocol::{Timestamp, encode};
 use crate::config::nanos;
 use crate::connection::{Challenged, Connection, Link, Member, Moving, Session, State};
 use crate::effect::{Effect, Effects, ReadMode};
-use crate::envelope::Arrival;
+use crate::envelope::{Arrival, RoomAsk};
 use crate::event::Nanos;
 use crate::rate::Bucket;
 use crate::refusal::{Closure, Refusal};
@@ -250,6 +250,7 @@ impl Core {
             tag,
             is_behind: joined.is_behind,
             is_loading: false,
+            reading: None,
             subscription: None,
             control: Bucket::default(),
             malformed_in_a_row: 0,
@@ -359,18 +360,19 @@ impl Core {
                 self.confirm(member.user, link.id.index, *seq);
                 None
             }
-            ClientFrame::Typing { target: Target::User(to), is_typing } => {
-                self.typing(member.key, *to, *is_typing);
+            ClientFrame::Typing { target, is_typing } => {
+                self.typing(member.key, target, *is_typing);
                 None
             }
             ClientFrame::Read(seq) => {
                 self.read(member.user, *seq);
                 None
             }
-            ClientFrame::Typing { .. }
-            | ClientFrame::Room { .. }
-            | ClientFrame::History { with: Target::Room(_), .. } => Some(Refusal::NO_ROOM),
-            ClientFrame::History { .. } => Some(Refusal::NOT_SERVED),
+            ClientFrame::Room { room, action } => {
+                self.ask_room(link.id, member.key, (*room).into(), RoomAsk::Act(*action));
+                None
+            }
+            ClientFrame::History { with, before_seq, limit } => self.history(link, member, with, *before_seq, *limit),
             ClientFrame::Message(_) => None,
         }
     }

@@ -11,9 +11,11 @@ use crate::deliver::Delivery;
 use crate::effect::{Effect, Effects, ReadMode};
 use crate::envelope::{Arrival, Envelope, Outcome, Ticket, Waiter};
 use crate::event::{ConnectionId, Event, Gone, Nanos, Now, ShardId};
+use crate::fan_out::Fan;
 use crate::inbox::Totals;
 use crate::journal::Journal;
 use crate::lobby::Lobby;
+use crate::membership::{Asker, Changes};
 use crate::messages::Messages;
 use crate::outbox::Outbox;
 use crate::post::Post;
@@ -21,12 +23,13 @@ use crate::rate::Rate;
 use crate::receipts::Receipts;
 use crate::recent_ids::RecentIds;
 use crate::refusal::Closure;
+use crate::rooms::Rooms;
 use crate::router::Router;
 use crate::stats::Stats;
 use crate::store::Restored;
 use crate::sweep::Sweep;
 use crate::timers::{Armed, Timers};
-use crate::transit::Transit;
+use crate::transit::{Ticketed, Transit};
 use crate::typing::Typists;
 
 /// One shard of the relay. See the crate for its interface and invariants.
@@ -66,6 +69,12 @@ pub(crate) struct Core {
     pub(crate) journal: Journal,
     pub(crate) receipts: Receipts,
     pub(crate) typists: Typists,
+    /// The rooms whose home is here.
+    pub(crate) rooms: Rooms,
+    /// Those that are not stored as they are.
+    pub(crate) changes: Changes,
+    /// Messages of rooms that not all have answered for.
+    pub(crate) fans: Ticketed<Fan>,
     pub(crate) totals: Totals,
     pub(crate) sweep: Sweep,
     /// What became of messages, to be told at the end of the batch; and the spare list for it.
@@ -75,6 +84,8 @@ pub(crate) struct Core {
     pub(crate) gated: Vec<(Ticket, Outcome)>,
     /// Sessions that are behind and had to stop for the sake of others.
     pub(crate) hungry: Vec<ConnectionId>,
+    /// Sessions whose page of history is to be read.
+    pub(crate) readers: Vec<ConnectionId>,
     /// Slots of sessions that are to be closed.
     pub(crate) closing: Vec<u32>,
     /// Messages that wait for keys that were never online.
@@ -122,12 +133,16 @@ impl Shard {
             journal: Journal::new(config.durability),
             receipts: Receipts::default(),
             typists: Typists::default(),
+            rooms: Rooms::new(limits.rooms_max.div_ceil(usize::from(config.shards)), limits.owner_rooms_max),
+            changes: Changes::default(),
+            fans: Ticketed::new(limits.in_transit_max),
             totals: Totals::default(),
             sweep: Sweep::default(),
             settled: Vec::new(),
             settling: Vec::new(),
             gated: Vec::new(),
             hungry: Vec::new(),
+            readers: Vec::new(),
             closing: Vec::new(),
             unseen_kept: 0,
             evict_at: 0,
@@ -155,7 +170,7 @@ impl Shard {
             Event::Disconnected { connection, gone } => core.disconnected(connection, gone, effects),
             Event::FromShard { from, envelope } => core.envelope(from, envelope, effects),
             Event::Congestion { to, full } => core.congested[usize::from(to.0)] = full,
-            Event::Stored { batch, result } => core.stored(batch, result),
+            Event::Stored { batch, result } => core.stored(batch, result, effects),
             Event::Loaded { page } => core.loaded(&page),
             Event::Drain => core.drain(effects),
         }
@@ -184,6 +199,7 @@ impl Shard {
         core.commit_messages(effects);
         core.settle(effects);
         core.give_out(effects);
+        core.read_history(effects);
         core.flush_receipts(effects);
         core.flush_typing(effects);
         core.close_overflowed(effects);
@@ -341,8 +357,7 @@ impl Core {
     fn envelope(&mut self, from: ShardId, envelope: Envelope, effects: &mut Effects) {
         match envelope {
             Envelope::Deliver { ticket, parcel } => {
-                let waiter = Waiter { shard: from, ticket };
-                if let Delivery::Done(outcome) = self.deliver(waiter, parcel) {
+                if let Delivery::Done(outcome) = self.deliver(Waiter::message(from, ticket), parcel) {
                     let buffer = self.post.pool.take();
                     effects.push(Effect::Send { to: from, envelope: Envelope::Delivered { ticket, outcome, buffer } });
                 }
@@ -353,6 +368,21 @@ impl Core {
             }
             Envelope::Receipt { to, receipts } => self.receipt(&to, receipts),
             Envelope::Typing { from, to, is_typing } => self.typist(from, to, is_typing),
+            Envelope::RoomMessage { ticket, message } => {
+                let waiter = Waiter::message(from, ticket);
+                if let Delivery::Done(outcome) = self.room_message(waiter, message, effects) {
+                    let envelope = Envelope::Delivered { ticket, outcome, buffer: Vec::new() };
+                    effects.push(Effect::Send { to: from, envelope });
+                }
+            }
+            Envelope::RoomDeliver { ticket, share } => self.room_deliver(Waiter::fan(from, ticket), share, effects),
+            Envelope::RoomDelivered { ticket, outcome } => self.fan_settled(ticket, outcome),
+            Envelope::RoomAsk { connection, asker, room, ask } => {
+                self.room_ask(Asker { shard: from, connection, key: asker }, room, ask, effects);
+            }
+            Envelope::RoomAnswer { connection, room, answer } => self.room_answer(connection, &room, answer),
+            Envelope::RoomTyping { room, from, is_typing } => self.types_in_room(&room, from, is_typing, effects),
+            Envelope::Tell { users, except, frame } => self.tell(&users, except, &frame),
             Envelope::Unseen { senders, wait } => self.unseen(&senders, wait),
             Envelope::Lobby { joined, left } => {
                 joined.into_iter().for_each(|key| self.lobby.note_other(key, true));
@@ -366,6 +396,7 @@ impl Core {
         stats.ids_evicted = self.ids.evicted();
         stats.users = self.router.online();
         stats.users_known = self.router.known();
+        stats.rooms = self.rooms.len() as u64;
         stats.inbox_entries = self.totals.kept;
         stats.inbox_bytes = self.totals.kept_bytes;
         stats.tail_bytes = self.totals.tail_bytes;

@@ -37,6 +37,14 @@ pub enum Reason {
     IdConflict,
     /// `no_such_room`
     NoSuchRoom,
+    /// `not_member`
+    NotMember,
+    /// `not_owner`
+    NotOwner,
+    /// `room_exists`
+    RoomExists,
+    /// `room_full`
+    RoomFull,
     /// `inbox_full`
     InboxFull,
     /// `overloaded`
@@ -61,6 +69,10 @@ impl Reason {
         Self::Offline,
         Self::IdConflict,
         Self::NoSuchRoom,
+        Self::NotMember,
+        Self::NotOwner,
+        Self::RoomExists,
+        Self::RoomFull,
         Self::InboxFull,
         Self::Overloaded,
     ];
@@ -81,6 +93,10 @@ impl Reason {
             Self::Offline => "offline",
             Self::IdConflict => "id_conflict",
             Self::NoSuchRoom => "no_such_room",
+            Self::NotMember => "not_member",
+            Self::NotOwner => "not_owner",
+            Self::RoomExists => "room_exists",
+            Self::RoomFull => "room_full",
             Self::InboxFull => "inbox_full",
             Self::Overloaded => "overloaded",
         }
@@ -144,6 +160,14 @@ pub struct Stats {
     pub ids_evicted: u64,
     /// Users known (gauge), online or not, whose home is here.
     pub users_known: u64,
+    /// Rooms (gauge) whose home is here.
+    pub rooms: u64,
+    /// Changes of rooms: made, left, joined, invited to.
+    pub room_changes: u64,
+    /// Messages of rooms taken at the room's home, private ones included.
+    pub room_messages: u64,
+    /// Times that a member missed one of them because its inbox was full.
+    pub room_missed: u64,
     /// Messages that wait in inboxes (gauge).
     pub inbox_entries: u64,
     /// Bytes of their frames (gauge).
@@ -172,6 +196,8 @@ pub struct Stats {
     pub loads: u64,
     /// Pages that it could not read.
     pub loads_failed: u64,
+    /// Pages of history sent.
+    pub history_pages: u64,
     /// Messages read back.
     pub entries_loaded: u64,
     /// Messages that should have been read back and were not there. Not 0 is a fault of the store's.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::effect::{Effect, Effects};
 use crate::envelope::{Outcome, Waiter};
 use crate::inbox::Body;
-use crate::journal::{BATCH_IDS_MAX, BATCH_LAZY_USERS_MAX, Due, Flight, Name, Need};
+use crate::journal::{BATCH_IDS_MAX, BATCH_LAZY_USERS_MAX, BATCH_ROOMS_MAX, Due, Flight, Name, Need};
 use crate::router::{User, UserId};
 use crate::shard::Core;
 use crate::store::{Batch, DeviceRecord, EntryRecord, Removal, StoreFault, UserRecord};
@@ -51,6 +51,11 @@ impl Core {
             };
             if is_online && self.journal.is_left(name, now) {
                 return true;
+            }
+            if seq <= floor && !entry.history && entry.waiter.is_none() {
+                // It only waits behind history, to be let go.
+                self.stats.entries_never_stored += 1;
+                return false;
             }
             let frame = match (&entry.body, &shared) {
                 (Body::Shared(bytes), Some((last, range))) if Arc::ptr_eq(bytes, last) => range.clone(),
@@ -99,6 +104,10 @@ impl Core {
                 self.write_user(id, batch, flight);
             }
         }
+        for _ in 0..BATCH_ROOMS_MAX {
+            let Some(room) = self.journal.rooms.pop_front() else { break };
+            self.write_room(room, batch);
+        }
         let ids = self.journal.ids.len().min(BATCH_IDS_MAX);
         batch.ids.extend(self.journal.ids.drain(..ids));
         self.journal.taken_along(due, self.now.nanos);
@@ -127,7 +136,7 @@ impl Core {
     }
 
     /// A batch came back.
-    pub(crate) fn stored(&mut self, batch: Box<Batch>, result: Result<(), StoreFault>) {
+    pub(crate) fn stored(&mut self, batch: Box<Batch>, result: Result<(), StoreFault>, effects: &mut Effects) {
         let flight = self.journal.came_back();
         match result {
             Ok(()) => self.is_stored(&batch, &flight),
@@ -137,10 +146,15 @@ impl Core {
                 let open = self.journal.fail();
                 self.refuse_all(&open);
                 self.stats.store_failed = 1;
+                self.undo_all_rooms(effects);
                 for (ticket, _) in std::mem::take(&mut self.gated) {
-                    self.settled.push((Waiter { shard: self.config.shard, ticket }, Outcome::Overloaded));
+                    self.settled.push((Waiter::message(self.config.shard, ticket), Outcome::Overloaded));
                 }
             }
+        }
+        let is_safe = result.is_ok();
+        for room in batch.rooms.iter().map(|room| &room.id).chain(&batch.forgotten_rooms) {
+            self.room_stored(room, is_safe, effects);
         }
         self.journal.put_back(batch, flight);
     }
@@ -174,7 +188,7 @@ impl Core {
                 }
             }
             let shard = self.config.shard;
-            let gated = self.gated.drain(..).map(|(ticket, outcome)| (Waiter { shard, ticket }, outcome));
+            let gated = self.gated.drain(..).map(|(ticket, outcome)| (Waiter::message(shard, ticket), outcome));
             self.settled.extend(gated);
         }
     }
@@ -188,6 +202,10 @@ impl Core {
             let is_confirmed = seq <= user.inbox.confirmed;
             let Some(entry) = user.inbox.entry_mut(seq) else { continue };
             if is_confirmed {
+                // The sender of a message of a room need not wait until there is room for its own copy.
+                if let Some(waiter) = entry.waiter.take_if(|waiter| waiter.is_fan) {
+                    self.settled.push((waiter, Outcome::Overloaded));
+                }
                 entry.is_given_out = false;
                 self.journal.note_entry(id, seq, now);
                 continue;

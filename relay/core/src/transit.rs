@@ -21,10 +21,10 @@ pub(crate) struct InTransit {
     pub(crate) id: MessageId,
     pub(crate) key: IdKey,
     pub(crate) tag: SignatureTag,
-    /// With a store: the frame, for the sender's other devices.
+    /// With a store, and for a user: the frame, for the sender's other devices.
     pub(crate) frame: Vec<u8>,
-    /// The recipient's inbox has it for good, and was its owner online? Then what is waited for is the
-    /// sender's own copy, under this seq.
+    /// It has its place in the sender's own inbox. For a user that comes after the recipient's home has
+    /// answered, and what is waited for is that it is safe; for a room it comes before.
     pub(crate) copy: Option<OwnCopy>,
     /// It was accepted before the relay started; the answer calls it a duplicate.
     pub(crate) is_duplicate: bool,
@@ -44,25 +44,28 @@ pub(crate) struct Again {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OwnCopy {
     pub(crate) seq: u64,
-    /// The recipient was online.
+    /// The recipient was online, as far as it is known already.
     pub(crate) online: bool,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct Slot<T> {
     generation: u32,
-    entry: Option<InTransit>,
+    entry: Option<T>,
 }
 
-/// All messages in transit of a shard.
+/// Things that are named by tickets until they leave.
 #[derive(Debug)]
-pub(crate) struct Transit {
-    slots: Vec<Slot>,
+pub(crate) struct Ticketed<T> {
+    slots: Vec<Slot<T>>,
     free: Vec<u32>,
     max: usize,
 }
 
-impl Transit {
+/// All messages in transit of a shard.
+pub(crate) type Transit = Ticketed<InTransit>;
+
+impl<T> Ticketed<T> {
     pub(crate) fn new(max: usize) -> Self {
         Self { slots: Vec::new(), free: Vec::new(), max }
     }
@@ -72,8 +75,8 @@ impl Transit {
         !self.free.is_empty() || self.slots.len() < self.max
     }
 
-    /// Takes a message in. The caller has asked for room.
-    pub(crate) fn enter(&mut self, entry: InTransit) -> Ticket {
+    /// Takes one in. The caller has asked for room.
+    pub(crate) fn enter(&mut self, entry: T) -> Ticket {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, entry: None });
             (self.slots.len() - 1) as u32
@@ -84,14 +87,14 @@ impl Transit {
         Ticket { slot, generation: place.generation }
     }
 
-    /// The message of a ticket.
-    pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut InTransit> {
+    /// What a ticket names.
+    pub(crate) fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
         let place = self.slots.get_mut(ticket.slot as usize)?;
         if place.generation == ticket.generation { place.entry.as_mut() } else { None }
     }
 
-    /// Takes the message of a ticket out.
-    pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<InTransit> {
+    /// Takes out what a ticket names.
+    pub(crate) fn leave(&mut self, ticket: Ticket) -> Option<T> {
         let place = self.slots.get_mut(ticket.slot as usize)?;
         if place.generation != ticket.generation {
             return None;

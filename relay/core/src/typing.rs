@@ -1,11 +1,13 @@
-//! Who types to whom: gathered for a moment at the typist's home, then told to those who are online.
-//! Never stored.
+//! Who types to whom: gathered for a moment at the typist's home, then told to those who are online: a
+//! user, or by way of the room's home its members. Never stored.
 //!
 //! # Invariants
 //! - Of what a user says about one target within 100 ms only the last is told.
+//! - In a room only members are told, and only of members. Who is none is not told that it is not.
 //! - At most [`GATHERED_MAX`] wait in a shard; what is more is dropped, and counted.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hashbrown::HashTable;
 use protocol::frame::Target;
@@ -16,20 +18,22 @@ use crate::connection::{Connection, State};
 use crate::effect::{Effect, Effects};
 use crate::envelope::Envelope;
 use crate::event::Nanos;
+use crate::membership::frame;
 use crate::shard::Core;
+use crate::store::Conversation;
 
 /// How long what a user says about one target is gathered.
 const MERGE_WAIT: Nanos = 100_000_000;
 
-/// Users that may be typing to one target each at once: 80 bytes each, 1.3 MB.
+/// Users that may be typing to one target each at once: 200 bytes each, 3.3 MB, and the names of rooms.
 const GATHERED_MAX: usize = 16 * 1024;
 
 /// What somebody said last.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Said {
     hash: u64,
     from: PublicKey,
-    to: PublicKey,
+    to: Conversation,
     is_typing: bool,
     due: Nanos,
 }
@@ -37,33 +41,37 @@ struct Said {
 /// All that is being gathered.
 #[derive(Debug, Default)]
 pub(crate) struct Typists {
-    /// By the hash of both keys.
+    /// By the hash of the key and the target.
     said: HashTable<Said>,
     /// The same, soonest first.
-    order: VecDeque<(u64, PublicKey, PublicKey)>,
+    order: VecDeque<(u64, PublicKey, Conversation)>,
 }
 
 impl Typists {
     /// Notes what a user says. `false`: there is no room for it.
-    fn note(&mut self, config: &Config, from: PublicKey, to: PublicKey, is_typing: bool, now: Nanos) -> bool {
-        let hash = config.hash(&from) ^ config.hash(&to).rotate_left(1);
-        if let Some(said) = self.said.find_mut(hash, |said| (said.from, said.to) == (from, to)) {
+    fn note(&mut self, config: &Config, from: PublicKey, to: Conversation, is_typing: bool, now: Nanos) -> bool {
+        let target = match &to {
+            Conversation::User(key) => config.hash(key),
+            Conversation::Room(room) => config.room_hash(room),
+        };
+        let hash = config.hash(&from) ^ target.rotate_left(1);
+        if let Some(said) = self.said.find_mut(hash, |said| said.from == from && said.to == to) {
             said.is_typing = is_typing;
             return true;
         }
         if self.order.len() >= GATHERED_MAX {
             return false;
         }
+        self.order.push_back((hash, from, to.clone()));
         let said = Said { hash, from, to, is_typing, due: now + MERGE_WAIT };
         self.said.insert_unique(hash, said, |said| said.hash);
-        self.order.push_back((hash, from, to));
         true
     }
 
     /// When the next is due.
     pub(crate) fn due_at(&self) -> Option<Nanos> {
-        let &(hash, from, to) = self.order.front()?;
-        self.said.find(hash, |said| (said.from, said.to) == (from, to)).map(|said| said.due)
+        let (hash, from, to) = self.order.front()?;
+        self.said.find(*hash, |said| said.from == *from && said.to == *to).map(|said| said.due)
     }
 
     fn pop_due(&mut self, now: Nanos) -> Option<Said> {
@@ -71,14 +79,18 @@ impl Typists {
             return None;
         }
         let (hash, from, to) = self.order.pop_front()?;
-        let entry = self.said.find_entry(hash, |said| (said.from, said.to) == (from, to)).ok()?;
+        let entry = self.said.find_entry(hash, |said| said.from == from && said.to == to).ok()?;
         Some(entry.remove().0)
     }
 }
 
 impl Core {
-    /// A user whose home is here types to another, or has stopped.
-    pub(crate) fn typing(&mut self, from: PublicKey, to: PublicKey, is_typing: bool) {
+    /// A user whose home is here types to another or in a room, or has stopped.
+    pub(crate) fn typing(&mut self, from: PublicKey, to: &Target<'_>, is_typing: bool) {
+        let to = match *to {
+            Target::User(key) => Conversation::User(key),
+            Target::Room(room) | Target::RoomMember(room, _) => Conversation::Room(room.into()),
+        };
         if !self.typists.note(&self.config, from, to, is_typing, self.now.nanos) {
             self.stats.typing_dropped += 1;
         }
@@ -87,12 +99,32 @@ impl Core {
     /// Tells of those who were gathered for long enough.
     pub(crate) fn flush_typing(&mut self, effects: &mut Effects) {
         while let Some(Said { from, to, is_typing, .. }) = self.typists.pop_due(self.now.nanos) {
-            let home = self.config.home(&to);
-            if home == self.config.shard {
-                self.typist(from, to, is_typing);
-            } else {
-                effects.push(Effect::Send { to: home, envelope: Envelope::Typing { from, to, is_typing } });
-            }
+            let home = match &to {
+                Conversation::User(key) => self.config.home(key),
+                Conversation::Room(room) => self.config.home_of_room(room),
+            };
+            let is_here = home == self.config.shard;
+            let envelope = match to {
+                Conversation::User(to) if is_here => {
+                    self.typist(from, to, is_typing);
+                    continue;
+                }
+                Conversation::Room(room) if is_here => {
+                    self.types_in_room(&room, from, is_typing, effects);
+                    continue;
+                }
+                Conversation::User(to) => Envelope::Typing { from, to, is_typing },
+                Conversation::Room(room) => Envelope::RoomTyping { room, from, is_typing },
+            };
+            effects.push(Effect::Send { to: home, envelope });
+        }
+    }
+
+    /// Tells the other members of a room whose home is here, if it is a member who types.
+    pub(crate) fn types_in_room(&mut self, room: &Arc<str>, from: PublicKey, is_typing: bool, effects: &mut Effects) {
+        if self.rooms.of_member(room, &from).is_ok() {
+            let typing = frame(|out| encode::typing(out, &Target::Room(room), is_typing, Some(&from)));
+            self.tell_room(room, Some(from), &typing, effects);
         }
     }
 
@@ -119,9 +151,9 @@ mod tests {
         let [anna, ben] = [1, 2].map(|seed| PublicKey::from_bytes([seed; 32]));
         let mut typists = Typists::default();
         for is_typing in [true, false, true, false] {
-            assert!(typists.note(&config, anna, ben, is_typing, 5));
+            assert!(typists.note(&config, anna, Conversation::User(ben), is_typing, 5));
         }
-        typists.note(&config, ben, anna, true, 6);
+        typists.note(&config, ben, Conversation::Room("den".into()), true, 6);
         assert_eq!(typists.due_at(), Some(5 + MERGE_WAIT));
         assert!(typists.pop_due(4 + MERGE_WAIT).is_none());
         let said = typists.pop_due(5 + MERGE_WAIT).expect("it is due");
@@ -138,7 +170,7 @@ mod tests {
         let noted = (0..GATHERED_MAX + 10).filter(|&n| {
             let mut key = [0; 32];
             key[..8].copy_from_slice(&n.to_le_bytes());
-            typists.note(&config, PublicKey::from_bytes(key), PublicKey::from_bytes([1; 32]), true, 0)
+            typists.note(&config, PublicKey::from_bytes(key), Conversation::Room("den".into()), true, 0)
         });
         assert_eq!(noted.count(), GATHERED_MAX);
     }

@@ -156,6 +156,7 @@ impl Trace {
                     Outcome::InvalidRecipient => [1, 0, 0, 0],
                     Outcome::InboxFull => [2, 0, 0, 0],
                     Outcome::Overloaded => [3, 0, 0, 0],
+                    Outcome::Refused(fault) => [5, fault as u8, 0, 0],
                     Outcome::Accepted { online, id_stored, unseen } => {
                         [4, u8::from(online), u8::from(id_stored), u8::from(unseen)]
                     }
@@ -177,6 +178,17 @@ impl Trace {
                     self.number(sender);
                     self.number(u64::from(count));
                 }
+            }
+            // Rare beside messages: the debug text stands for all of it.
+            Envelope::RoomMessage { .. }
+            | Envelope::RoomDeliver { .. }
+            | Envelope::RoomDelivered { .. }
+            | Envelope::RoomAsk { .. }
+            | Envelope::RoomAnswer { .. }
+            | Envelope::RoomTyping { .. }
+            | Envelope::Tell { .. } => {
+                self.hasher.write(&[6]);
+                self.bytes(format!("{envelope:?}").as_bytes());
             }
             Envelope::Lobby { joined, left } => {
                 self.hasher.write(&[2]);
@@ -282,6 +294,13 @@ fn describe_envelope(envelope: &Envelope) -> String {
         Envelope::Receipt { to, receipts } => format!("receipts for {to:?}: {receipts:?}"),
         Envelope::Typing { from, to, is_typing } => format!("{from:?} types to {to:?}: {is_typing}"),
         Envelope::Unseen { senders, wait } => format!("unseen mail of {senders:?} waits: {wait}"),
+        Envelope::RoomMessage { .. }
+        | Envelope::RoomDeliver { .. }
+        | Envelope::RoomDelivered { .. }
+        | Envelope::RoomAsk { .. }
+        | Envelope::RoomAnswer { .. }
+        | Envelope::RoomTyping { .. }
+        | Envelope::Tell { .. } => format!("{envelope:?}"),
         Envelope::Lobby { joined, left } => format!("lobby joined {joined:?} left {left:?}"),
     }
 }

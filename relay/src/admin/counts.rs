@@ -62,9 +62,9 @@ fn core(stats: &Stats) -> Value {
         connections sessions users accepted handed_over logins messages_in messages_delivered messages_acked
         messages_duplicate messages_refused dropped_too_slow dropped_closing closed_too_slow closed_silent replaced
         closed_too_many verified_single verified_batched batches batches_failed lobby_flushes lobby_snapshots
-        lobby_merged ids_evicted users_known inbox_entries inbox_bytes tail_bytes memory_evicted inbox_full
+        lobby_merged ids_evicted users_known rooms room_changes room_messages room_missed inbox_entries inbox_bytes tail_bytes memory_evicted inbox_full
         copies_dropped batches_given_out entries_given_out entries_stored entries_never_stored store_full store_failed
-        loads loads_failed entries_loaded entries_missing expired users_forgotten recovered typing_dropped receipts_sent bytes_in
+        loads loads_failed history_pages entries_loaded entries_missing expired users_forgotten recovered typing_dropped receipts_sent bytes_in
         bytes_out, not refused);
     let refused =
         Reason::ALL.iter().zip(stats.refused).map(|(reason, count)| (reason.as_str().to_owned(), count.into()));

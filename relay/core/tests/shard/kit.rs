@@ -278,9 +278,14 @@ impl World {
 
     /// A signed message as JSON.
     pub(crate) fn message(&self, from: usize, to: &PublicKey, id: &str, text: &str) -> String {
+        self.message_to(from, Target::User(*to), id, text)
+    }
+
+    /// The same, to whatever it may be for.
+    pub(crate) fn message_to(&self, from: usize, target: Target<'_>, id: &str, text: &str) -> String {
         let peer = &self.peers[from];
         let mut message = Message {
-            target: Target::User(*to),
+            target,
             text,
             sender: self.key(from),
             id,

@@ -1,6 +1,7 @@
 //! Scripts of events, and what shards make of them.
 
 mod bounds;
+mod history;
 mod hostile;
 mod inbox;
 mod kit;
@@ -8,5 +9,7 @@ mod messages;
 mod receipts;
 mod restart;
 mod resume;
+mod room_messages;
+mod rooms;
 mod sessions;
 mod typing;
