@@ -67,9 +67,9 @@ const SLEEP_MAX_NS: u64 = 10_000_000;
 /// interrupted, and the thread did not use the CPU meanwhile.
 const IDLE_PASS_MAX_NS: u64 = 5_000;
 
-/// Completions that are handled before it is looked again what is due: some 100 µs. A change of the
-/// lobby comes to thousands of clients at once.
-const PASS_COMPLETIONS: usize = 64;
+/// Completions that are handled before it is looked again what is due: a change of the lobby comes to
+/// thousands of clients at once.
+const PASS_COMPLETIONS: usize = 256;
 
 /// How often slow matters are looked at: 100 ms.
 const HOUSEKEEPING_NS: u64 = 100_000_000;
