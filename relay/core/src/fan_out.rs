@@ -78,7 +78,7 @@ impl Core {
             let (room, frame) = (Arc::clone(&room), Arc::clone(&frame));
             let share = RoomShare { room, members, sender, id, own, at_ms, frame };
             if home == here {
-                self.deliver_share(fan, share, effects);
+                self.deliver_share(fan, &share, effects);
             } else {
                 self.wait_for_one_more(fan);
                 effects.push(Effect::Send { to: home, envelope: Envelope::RoomDeliver { ticket: fan, share } });
@@ -101,7 +101,7 @@ impl Core {
     }
 
     /// Takes a message of a room for members whose home is here; the room's home is elsewhere.
-    pub(crate) fn room_deliver(&mut self, parent: Waiter, share: RoomShare, effects: &mut Effects) {
+    pub(crate) fn room_deliver(&mut self, parent: Waiter, share: &RoomShare, effects: &mut Effects) {
         if !self.fans.has_room() {
             self.settled.push((parent, Outcome::Overloaded));
             return;
@@ -112,7 +112,7 @@ impl Core {
     }
 
     /// Puts a message into the inboxes of members and of its sender, as far as they are here.
-    fn deliver_share(&mut self, fan: Ticket, share: RoomShare, effects: &mut Effects) {
+    fn deliver_share(&mut self, fan: Ticket, share: &RoomShare, effects: &mut Effects) {
         let has_store = self.journal.has_store();
         if has_store && (!self.journal.has_room() || self.totals.tail_bytes >= TAIL_BYTES_MAX) {
             if let Some(fan) = self.fans.get_mut(fan) {
@@ -129,11 +129,11 @@ impl Core {
             if let Some(fan) = self.fans.get_mut(fan) {
                 fan.online |= online;
             }
-            let item = self.item(fan, &share, sender_hash, keep);
+            let item = self.item(fan, share, sender_hash, keep);
             self.accept(user, item, keep);
         }
         if let Some(ticket) = share.own {
-            self.own_copy(ticket, fan, &share, sender_hash);
+            self.own_copy(ticket, fan, share, sender_hash);
         }
     }
 

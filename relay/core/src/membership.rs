@@ -26,7 +26,7 @@ use crate::effect::{Effect, Effects};
 use crate::envelope::{Envelope, RoomAnswer, RoomAsk, RoomFault};
 use crate::event::{ConnectionId, ShardId};
 use crate::refusal::Refusal;
-use crate::rooms::Acted;
+use crate::rooms::{Acted, Room};
 use crate::session::About;
 use crate::shard::Core;
 use crate::store::{Batch, RoomRecord};
@@ -68,19 +68,19 @@ pub(crate) struct Changes {
 
 impl Core {
     /// Does what is asked of a room whose home is here.
-    pub(crate) fn room_ask(&mut self, asker: Asker, room: Arc<str>, ask: RoomAsk, effects: &mut Effects) {
+    pub(crate) fn room_ask(&mut self, asker: Asker, room: &Arc<str>, ask: RoomAsk, effects: &mut Effects) {
         let answer = match ask {
-            RoomAsk::Since => match self.rooms.of_member(&room, &asker.key) {
+            RoomAsk::Since => match self.rooms.of_member(room, &asker.key) {
                 Ok((_, joined_ms)) => RoomAnswer::Since(joined_ms),
                 Err(fault) => RoomAnswer::Unread(fault),
             },
-            RoomAsk::Act(action) => match self.room_act(asker, &room, action, effects) {
+            RoomAsk::Act(action) => match self.room_act(asker, room, action, effects) {
                 Ok(None) => return,
                 Ok(Some(state)) => RoomAnswer::State(state),
                 Err(fault) => RoomAnswer::Refused(fault),
             },
         };
-        self.answer_asker(&asker, &room, answer, effects);
+        self.answer_asker(&asker, room, answer, effects);
     }
 
     /// Acts on a room. Gives its state, or nothing if the asker has to wait for it.
@@ -106,7 +106,7 @@ impl Core {
             return Err(RoomFault::Overloaded);
         }
         let before = if has_store && change.is_none() && action != RoomAction::Members {
-            self.rooms.get(room).map(crate::rooms::Room::record)
+            self.rooms.get(room).map(Room::record)
         } else {
             None
         };
@@ -259,7 +259,7 @@ impl Core {
             }
         }
         for (asker, ask) in asks {
-            self.room_ask(asker, Arc::clone(room), ask, effects);
+            self.room_ask(asker, room, ask, effects);
         }
     }
 
@@ -274,7 +274,7 @@ impl Core {
     /// Who is in a room and was not, and who was and is not.
     fn difference(&self, room: &str, before: Option<&RoomRecord>) -> (Vec<PublicKey>, Vec<PublicKey>) {
         let before: Vec<PublicKey> = before.into_iter().flat_map(|room| &room.members).map(|(key, _)| *key).collect();
-        let now: Vec<PublicKey> = self.rooms.get(room).into_iter().flat_map(|room| room.members()).copied().collect();
+        let now: Vec<PublicKey> = self.rooms.get(room).into_iter().flat_map(Room::members).copied().collect();
         let were: BTreeSet<&PublicKey> = before.iter().collect();
         let are: BTreeSet<&PublicKey> = now.iter().collect();
         let joined = now.iter().filter(|key| !were.contains(key)).copied().collect();

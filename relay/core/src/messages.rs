@@ -233,7 +233,7 @@ impl Core {
         let Asked { connection, asker, room, ask } = asked;
         let home = self.config.home_of_room(&room);
         if home == self.config.shard {
-            self.room_ask(Asker { shard: home, connection, key: asker }, room, ask, effects);
+            self.room_ask(Asker { shard: home, connection, key: asker }, &room, ask, effects);
         } else if self.congested[usize::from(home.0)] {
             let answer = match ask {
                 RoomAsk::Act(_) => RoomAnswer::Refused(RoomFault::Overloaded),

@@ -375,10 +375,10 @@ impl Core {
                     effects.push(Effect::Send { to: from, envelope });
                 }
             }
-            Envelope::RoomDeliver { ticket, share } => self.room_deliver(Waiter::fan(from, ticket), share, effects),
+            Envelope::RoomDeliver { ticket, share } => self.room_deliver(Waiter::fan(from, ticket), &share, effects),
             Envelope::RoomDelivered { ticket, outcome } => self.fan_settled(ticket, outcome),
             Envelope::RoomAsk { connection, asker, room, ask } => {
-                self.room_ask(Asker { shard: from, connection, key: asker }, room, ask, effects);
+                self.room_ask(Asker { shard: from, connection, key: asker }, &room, ask, effects);
             }
             Envelope::RoomAnswer { connection, room, answer } => self.room_answer(connection, &room, answer),
             Envelope::RoomTyping { room, from, is_typing } => self.types_in_room(&room, from, is_typing, effects),

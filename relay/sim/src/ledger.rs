@@ -44,7 +44,7 @@ impl Kind {
             "rate_limited" => !matches!(self, Self::WrongSender | Self::TooLarge | Self::Malformed),
             "id_conflict" => reused && !matches!(self, Self::WrongSender | Self::Malformed),
             "offline" => self == Self::Valid,
-            "overloaded" => matches!(self, Self::Valid | Self::BadRecipient),
+            "overloaded" => matches!(self, Self::Valid | Self::BadRecipient | Self::NoRoom),
             "signature_invalid" => self == Self::Forged,
             "sender_mismatch" => self == Self::WrongSender,
             "stale_timestamp" => {
