@@ -25,8 +25,8 @@ pub mod values;
 
 use values::{Admin, CoreList, PinCores, bytes, duration, log_filter, relay_name};
 
-/// Bytes of the largest frame the relay sends; a forwarded message must fit with its `seq`.
-const FRAME_BYTES_MAX: usize = protocol::limits::RELAY_FRAME_BYTES - 64;
+/// Bytes of the largest frame the relay sends, less what a page of history puts around one message.
+const FRAME_BYTES_MAX: usize = protocol::limits::RELAY_FRAME_BYTES - 128;
 
 /// The outbox must hold a page of the lobby and what comes meanwhile.
 const OUTBOX_BYTES_MIN: usize = 2 * protocol::limits::RELAY_FRAME_BYTES;
@@ -126,6 +126,14 @@ pub struct Config {
     /// Messages that may wait for such keys in all
     #[arg(long, env = "RELAY_UNSEEN_MESSAGES", value_name = "N", default_value_t = Config::default().unseen_messages)]
     pub unseen_messages: usize,
+
+    /// Rooms in all, up to 52 KB of memory each
+    #[arg(long, env = "RELAY_ROOMS", value_name = "N", default_value_t = Config::default().rooms)]
+    pub rooms: usize,
+
+    /// Rooms that one key may own in each shard
+    #[arg(long, env = "RELAY_OWNER_ROOMS", value_name = "N", default_value_t = Config::default().owner_rooms)]
+    pub owner_rooms: usize,
 
     /// Messages a second for one key, burst twice that; 0 is unlimited
     #[arg(long, env = "RELAY_RATE_LIMIT", value_name = "N", default_value_t = Config::default().rate_limit)]
@@ -292,6 +300,8 @@ impl Default for Config {
             inboxes_messages: limits.inboxes_messages_max,
             unseen_sender_messages: limits.unseen_sender_messages_max,
             unseen_messages: limits.unseen_messages_max,
+            rooms: limits.rooms_max,
+            owner_rooms: limits.owner_rooms_max,
             rate_limit: limits.messages_per_second,
             heartbeat: core.heartbeat,
             auth_timeout: core.auth_timeout,
@@ -383,10 +393,13 @@ impl Config {
                 inboxes_messages_max: self.inboxes_messages,
                 unseen_sender_messages_max: self.unseen_sender_messages,
                 unseen_messages_max: self.unseen_messages,
+                rooms_max: self.rooms,
+                owner_rooms_max: self.owner_rooms,
                 ..Limits::default()
             },
             durability: (!self.ephemeral).then(|| self.durability.into()),
             message_ttl: self.message_ttl,
+            retention: self.retention,
             heartbeat: self.heartbeat,
             upgrade_timeout: self.upgrade_timeout,
             auth_timeout: self.auth_timeout,

@@ -60,6 +60,8 @@ fn good_values_are_taken() {
         (&["--inbox-messages", "5"], |c| c.inbox_messages = 5),
         (&["--inbox-bytes", "1MiB"], |c| c.inbox_bytes = 1 << 20),
         (&["--unseen-messages", "0"], |c| c.unseen_messages = 0),
+        (&["--rooms", "0"], |c| c.rooms = 0),
+        (&["--owner-rooms", "5"], |c| c.owner_rooms = 5),
         (&["--rate-limit", "0"], |c| c.rate_limit = 0),
         (&["--heartbeat", "1m 30s"], |c| c.heartbeat = Duration::from_secs(90)),
         (&["--auth-timeout", "250ms"], |c| c.auth_timeout = Duration::from_millis(250)),
@@ -134,11 +136,11 @@ fn values_out_of_range_are_refused_with_option_value_and_fix() {
         ("message-ttl", "1s", "take 1m to "),
         ("retention", "100years", "take 0s to "),
         ("inbox-messages", "0", "take at least 1"),
-        ("inbox-bytes", "1024", "take at least 65472"),
+        ("inbox-bytes", "1024", "take at least 65408"),
         ("inbox-sender-messages", "0", "take at least 1"),
         ("inboxes-messages", "0", "take at least 1"),
         ("frame-bytes", "1023", "take at least 1024"),
-        ("frame-bytes", "65536", "take at most 65472"),
+        ("frame-bytes", "65536", "take at most 65408"),
         ("message-chars", "0", "take at least 1"),
         ("message-chars", "16385", "more than --frame-bytes 16384"),
         ("control-frames", "0", "take at least 1"),
@@ -193,6 +195,8 @@ fn the_core_gets_what_was_chosen() {
         "--inboxes-messages=14",
         "--unseen-sender-messages=15",
         "--unseen-messages=16",
+        "--rooms=17",
+        "--owner-rooms=18",
     ])
     .unwrap();
     let core = config.core(5, 77);
@@ -216,8 +220,10 @@ fn the_core_gets_what_was_chosen() {
         (limits.inboxes_messages_max, limits.unseen_sender_messages_max, limits.unseen_messages_max),
         (14, 15, 16)
     );
+    assert_eq!((limits.rooms_max, limits.owner_rooms_max), (17, 18));
     let memory = relay_core::Durability::Memory;
     assert_eq!((core.durability, core.message_ttl), (Some(memory), Duration::from_secs(2 * 3600)));
+    assert_eq!(core.retention, Duration::from_secs(3 * 3600));
     let store = config.store().unwrap();
     assert_eq!((store.dir.to_str(), store.durability), (Some("here"), memory));
     assert_eq!(store.retention, Duration::from_secs(3 * 3600));

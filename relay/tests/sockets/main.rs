@@ -32,6 +32,7 @@ mod malformed;
 mod opening;
 mod rates;
 mod refusals;
+mod rooms;
 mod slow_reader;
 mod store;
 mod store_failing;
