@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use flate2::read::GzDecoder;
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::clock::SECOND_NS;
 use crate::interval_log::{self, Interval, LogError};
@@ -80,13 +81,13 @@ pub enum ArchiveError {
         /// What it says of itself.
         schema: String,
     },
-    /// It says that it took longer than any run does.
-    #[error("{file} says that the run took {days} days, and none takes more than 30: it is damaged, repeat the run", file = file.display())]
-    Length {
+    /// The summary says what cannot be.
+    #[error("{file} is no summary of a run: {what}; it is damaged, repeat the run", file = file.display())]
+    Impossible {
         /// The file.
         file: PathBuf,
-        /// So it says.
-        days: u64,
+        /// What it says.
+        what: &'static str,
     },
     /// The log is none, or was cut short.
     #[error("{file} cannot be read: {error}; if it was cut short, repeat the run", file = file.display())]
@@ -107,8 +108,8 @@ pub fn read(dir: &Path) -> Result<Archive, ArchiveError> {
     let json = contents(dir, SUMMARY)?.ok_or_else(|| ArchiveError::Missing { dir: dir.to_owned(), file: SUMMARY })?;
     let summary = parse_summary(&file, &json)?;
     let duration = Duration::from_nanos(summary.workload.duration_ns());
-    if duration > DURATION_MAX {
-        return Err(ArchiveError::Length { file, days: duration.as_secs() / (24 * 3600) });
+    if let Some(what) = impossible(&summary) {
+        return Err(ArchiveError::Impossible { file, what });
     }
 
     let (file, log) = if let Some(log) = contents(dir, LOG)? {
@@ -186,6 +187,30 @@ fn contents(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, ArchiveError> {
     }
 }
 
+/// The largest count that is believed, as everywhere in JSON: sums of such do not overflow.
+const COUNT_MAX: u64 = 1 << 53;
+
+/// What a summary says that no run can have come to; nobody has to reckon with it behind this.
+fn impossible(summary: &Summary) -> Option<&'static str> {
+    fn is_large(value: &Value) -> bool {
+        match value {
+            Value::Object(fields) => fields.values().any(is_large),
+            other => other.as_u64().is_some_and(|count| count > COUNT_MAX),
+        }
+    }
+    let Summary { workload, metrics, steady, ledger, lobby, aside, reach, .. } = summary;
+    let longest = Duration::from_nanos(workload.duration_ns().max(workload.warmup_ns()));
+    // What was read from JSON can be JSON again.
+    let counts = serde_json::to_value((metrics, steady, ledger, lobby, aside, reach)).unwrap_or_default();
+    if longest > DURATION_MAX {
+        Some("it is said to have taken more than 30 days")
+    } else if counts.as_array().into_iter().flatten().any(is_large) {
+        Some("it counts more than there can be")
+    } else {
+        None
+    }
+}
+
 fn parse_summary(file: &Path, json: &[u8]) -> Result<Summary, ArchiveError> {
     /// What every form of the summary has.
     #[derive(Deserialize)]
@@ -221,7 +246,7 @@ fn lay_out(read: Vec<Interval>, duration: Duration) -> Vec<Interval> {
         if at == 0 && ramp_is_there {
             places[0] = interval;
         } else {
-            let number = 1 + interval.start.as_secs_f64().round() as usize;
+            let number = (interval.start.as_secs_f64().round() as usize).saturating_add(1);
             places[number.min(seconds)].recorder.add(&interval.recorder);
         }
     }
@@ -342,7 +367,11 @@ mod tests {
         assert!(message(path).contains("intervals.hlog cannot be read"), "{}", message(path));
         summary["workload"]["duration_ms"] = u64::MAX.into();
         fs::write(path.join("summary.json"), summary.to_string()).unwrap();
-        assert!(message(path).contains("none takes more than 30"), "{}", message(path));
+        assert!(message(path).contains("more than 30 days"), "{}", message(path));
+        let mut large = stored_summary();
+        large["metrics"]["message"]["infinite"] = u64::MAX.into();
+        fs::write(path.join("summary.json"), large.to_string()).unwrap();
+        assert!(message(path).contains("more than there can be"), "{}", message(path));
         summary["schema"] = "relay-loadgen-summary/2".into();
         fs::write(path.join("summary.json"), summary.to_string()).unwrap();
         assert!(message(path).contains("`relay-loadgen-summary/2`"), "{}", message(path));

@@ -74,8 +74,8 @@ pub enum LogError {
         /// What is wrong with it.
         why: String,
     },
-    /// It does not say when it began.
-    #[error("it has no StartTime")]
+    /// It does not say when it began, or no time there is.
+    #[error("it has no StartTime that can be")]
     NoStart,
 }
 
@@ -93,7 +93,7 @@ pub fn read(log: &[u8]) -> Result<(SystemTime, Vec<Interval>), LogError> {
         let entry = entry.map_err(|LogIteratorError::ParseError { offset }| LogError::Line { offset })?;
         let line = match entry {
             LogEntry::StartTime(time) => {
-                began = Some(SystemTime::UNIX_EPOCH + time);
+                began = SystemTime::UNIX_EPOCH.checked_add(time);
                 continue;
             }
             LogEntry::BaseTime(_) => continue,
@@ -180,5 +180,7 @@ mod tests {
         assert!(error.to_string().contains("`lobby.join` at 3000 ms is damaged"), "{error}");
         let headless = text.lines().filter(|line| !line.contains("StartTime")).collect::<Vec<_>>().join("\n") + "\n";
         assert_eq!(read(headless.as_bytes()).unwrap_err(), LogError::NoStart);
+        let far = text.replace("StartTime: 17", "StartTime: 184467440737");
+        assert_eq!(read(far.as_bytes()).unwrap_err(), LogError::NoStart);
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, to_ns};
 use crate::lobby::Visitors;
-use crate::scenario::{self, Fraction, Ramp, Scenario};
+use crate::scenario::{self, Burst, Fraction, Ramp, Scenario};
 use crate::schedule::{Arrivals, Profile, Schedule, Share};
 use crate::slo::Slo;
 use crate::units::{RATE_MAX, parse_per_second, show_count, show_ms, show_rate};
@@ -367,7 +367,10 @@ impl WorkloadRecord {
             Ok(rate) => Ramp { from: rate, to: rate, steps: None },
             Err(_) => self.rate.parse().ok()?,
         };
-        let burst = self.burst.as_ref().map(|burst| burst.parse()).transpose().ok()?;
+        let burst: Option<Burst> = self.burst.as_ref().map(|burst| burst.parse()).transpose().ok()?;
+        if burst.is_some_and(|burst| u128::from(self.duration_ns()) / burst.every.as_nanos() > BURSTS_MAX) {
+            return None;
+        }
         Some(scenario::profile(
             ramp,
             burst,
