@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use protocol::frame::RoomAction;
+use protocol::limits::ROOM_MEMBERS;
 use protocol::{PublicKey, encode, websocket};
 
 use crate::answers::OVERLOADED_RETRY_MS;
@@ -150,6 +151,11 @@ impl Core {
     fn tell_change(&mut self, acted: &Acted, joined: &[PublicKey], left: &[PublicKey], effects: &mut Effects) {
         if joined.is_empty() && left.is_empty() {
             return;
+        }
+        if joined.len() + left.len() > ROOM_MEMBERS {
+            // More than fits into a frame: everybody left, and as many joined.
+            self.tell_change(acted, &[], left, effects);
+            return self.tell_change(acted, joined, &[], effects);
         }
         let update = frame(|out| encode::room_update(out, &acted.id, joined, left, &acted.owner));
         self.tell_room(&acted.id, None, &update, effects);
