@@ -15,9 +15,10 @@ use std::time::Duration;
 use client::endpoint::Endpoint;
 use client::history::Peer;
 use client::session::Options;
-use client::{Client, Config, Event, EventStream, Handle};
+use client::{Client, Config, Event, EventStream, Handle, Recipient};
 use ed25519_dalek::SigningKey;
 use protocol::PublicKey;
+use protocol::frame::RoomAction;
 use protocol::server_frame::ReceiptStatus;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -165,6 +166,10 @@ struct User {
     seqs: Vec<u64>,
     acked: Vec<String>,
     receipts: Vec<(ReceiptStatus, String)>,
+    /// The members of the room that it asked about last.
+    members: Vec<PublicKey>,
+    /// The texts of the page of history that came last, if there is no older one.
+    page: Option<Vec<String>>,
     connections: usize,
     /// Connections that went on where the one before ended.
     recovered: usize,
@@ -183,6 +188,8 @@ impl User {
             seqs: Vec::new(),
             acked: Vec::new(),
             receipts: Vec::new(),
+            members: Vec::new(),
+            page: None,
             connections: 0,
             recovered: 0,
         }
@@ -208,6 +215,10 @@ impl User {
             Event::Ack { client_message_id, .. } => self.acked.push(client_message_id),
             Event::Receipt { status, client_message_ids, .. } => {
                 self.receipts.extend(client_message_ids.into_iter().map(|id| (status, id)));
+            }
+            Event::Room { members, .. } => self.members = members,
+            Event::History { messages, dropped: 0, more: false, .. } => {
+                self.page = Some(messages.into_iter().map(|message| message.message).collect());
             }
             Event::Welcome { recovered, .. } => {
                 self.connections += 1;
@@ -421,4 +432,46 @@ async fn a_cut_wire_goes_on_where_it_was() {
     for user in [&alice, &bob] {
         assert_eq!((user.connections, user.recovered), (1 + CUTS, CUTS), "user {}", user.seed);
     }
+}
+
+#[tokio::test]
+async fn a_room_goes_on_through_a_kill() {
+    const MESSAGES: usize = 40;
+    let mut relay = Relay::start().await;
+    let mut alice = User::connected(&relay, 1, "phone").await;
+    let mut bob = User::connected(&relay, 2, "phone").await;
+    let mut carol = User::connected(&relay, 3, "phone").await;
+    alice.handle.room("den", RoomAction::Create { open: true }).await.unwrap();
+    alice.until("its room", |alice| alice.members == [key(1)]).await;
+    for user in [&mut bob, &mut carol] {
+        user.handle.room("den", RoomAction::Join).await.unwrap();
+        user.until("the room", |user| user.members.contains(&key(user.seed))).await;
+    }
+    let to_all = || Recipient::Room("den".into());
+    for n in 0..MESSAGES {
+        alice.handle.submit(to_all(), n.to_string()).await.unwrap();
+        bob.handle.submit(to_all(), n.to_string()).await.unwrap();
+        bob.handle.submit(Recipient::RoomMember("den".into(), key(1)), format!("{n} alone")).await.unwrap();
+        let time = Duration::from_millis(2);
+        tokio::join!(alice.rest(time), bob.rest(time), carol.rest(time));
+        if n == MESSAGES / 2 {
+            relay.kill_and_restart();
+        }
+    }
+    tokio::join!(
+        alice.until("all of it", |alice| alice.acked.len() >= MESSAGES && alice.from(2).len() >= 2 * MESSAGES),
+        bob.until("all of it", |bob| bob.acked.len() >= 2 * MESSAGES && bob.from(1).len() >= MESSAGES),
+        carol.until("all of it", |carol| carol.from(1).len() >= MESSAGES && carol.from(2).len() >= MESSAGES),
+    );
+    let time = Duration::from_millis(300);
+    tokio::join!(alice.rest(time), bob.rest(time), carol.rest(time));
+    assert_eq!(bob.from(1), numbered(0..MESSAGES));
+    assert_eq!((carol.from(1), carol.from(2)), (&*numbered(0..MESSAGES), &*numbered(0..MESSAGES)));
+    let alone = alice.from(2).iter().filter(|text| text.ends_with("alone"));
+    assert_eq!((alone.count(), alice.from(2).len()), (MESSAGES, 2 * MESSAGES));
+    // It all can be read again, and by nobody what was not for it.
+    carol.handle.request_history(Peer::Room("den".into()), None, 100).await.unwrap();
+    carol.until("a page", |carol| carol.page.is_some()).await;
+    let page = carol.page.take().unwrap();
+    assert!(page.len() >= 2 * MESSAGES && !page.iter().any(|text| text.ends_with("alone")), "{page:?}");
 }
