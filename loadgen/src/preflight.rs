@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::plan::Spawn;
+use crate::plan::{Rate, Spawn, Workload};
 use crate::run::Request;
 use crate::stock::Layout;
 use crate::units::parse_cores;
@@ -124,6 +124,8 @@ impl Demand {
             engine: request.engine,
             signed_ahead: workload.signed_ahead(),
             frame_bytes: Layout::new(workload.message_bytes).frame_bytes() as u64,
+            seconds: workload.duration.as_secs(),
+            metrics: metrics_of(workload),
             source_ips: request.source_ips.clone(),
             relay: request
                 .target
@@ -132,6 +134,17 @@ impl Demand {
             spawned: request.spawn.as_ref().map(|(spawn, _)| Shards::of(spawn)),
         }
     }
+}
+
+/// How many metrics have values in a second of a run.
+fn metrics_of(workload: &Workload) -> u64 {
+    let messages = if workload.rate == Rate::Idle { 0 } else { 5 };
+    let visitors = match (workload.churn_per_second > 0.0, workload.lobby) {
+        (false, _) => 0,
+        (true, false) => 2,
+        (true, true) => 7,
+    };
+    messages + visitors
 }
 
 impl Shards {
