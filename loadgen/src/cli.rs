@@ -12,9 +12,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::capacity::Inquiry;
 use crate::capacity::search::Settings;
 use crate::exit::Exit;
+use crate::identity::DEVICES_MAX;
 use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
 use crate::run::Request;
-use crate::scenario::{self, Burst, Fraction, Ramp, Scenario, Skew, SlowReaders, Storm};
+use crate::scenario::{self, Burst, Fraction, Offline, Ramp, Scenario, Skew, SlowReaders, Storm};
 use crate::schedule::Arrivals;
 use crate::slo::Slo;
 use crate::stock::CLIENTS_MAX;
@@ -98,9 +99,9 @@ pub struct ReportArgs {
 
 const RUN_HELP: &str = "\
 Latency counts from the intended send time: a message that was due and could not go yet counts its wait.
-Targets: message|service|send_lag|blocked|ack|lobby|lobby.join|lobby.leave|lobby.first|lobby.median|lobby.last|
-connect|auth, each .p50 .p90 .p99 .p99.9 .max with < or <= and a duration, and so storm.converged; loss, duplicates,
-errors, diverged with =, < or <=; rate with > or >=. A percentile needs ten samples beyond it: 1,000 for p99.
+Targets: message|service|send_lag|blocked|ack|ack.offline|lobby|lobby.join|lobby.leave|lobby.first|lobby.median|
+lobby.last|connect|auth|catch_up, each .p50 .p90 .p99 .p99.9 .max with < or <= and a duration, and so storm.converged;
+loss, unacked, duplicates, errors, diverged with =, < or <=; rate with > or >=. A percentile needs ten samples beyond it: 1,000 for p99.
 
 INVALID, instead of PASS or FAIL, if the figures say more of the generator than of the relay: send lag p99 above 5 ms or
 a tenth of the tightest target, less than 99 % of the rate reached, a worker above 90 %, long stalls, steal, throttling,
@@ -163,6 +164,9 @@ pub struct RunOptions {
     /// Clients that stay connected, each with a key of its own.
     #[arg(long, default_value_t = 1000)]
     clients: u32,
+    /// Devices of each client, 1 to 8, each with a connection: each is to get every message.
+    #[arg(long, default_value_t = 1)]
+    devices: u32,
     /// How many of them send messages, the first so many [default: all who read].
     #[arg(long)]
     senders: Option<u32>,
@@ -209,9 +213,24 @@ pub struct RunOptions {
     /// SHARE@AT[/BACK-OVER]: clients drop at once and come back, as 100%@5s, or 100%@5s/1s to come back over 1 s.
     #[arg(long)]
     storm: Option<Storm>,
+    /// SHARE[:MESSAGES][@BACK]: clients are offline while messages are sent to them, as 50%; 1%:80%@10s for a hundredth
+    /// of them who get 80 % of the messages and come back after 10 s [default: at the end]. The relay needs a store.
+    #[arg(long)]
+    offline_share: Option<Offline>,
+    /// Kill the spawned relay (SIGKILL) so many times, each at some moment, and start it again: every acked message has to
+    /// come. Needs --spawn-relay and --relay-args with --data DIR. Times are not judged.
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..=200))]
+    crash: Option<u32>,
     /// SHARE[@FROM[/FOR]]: clients stop reading, as 5%, or 5%@2s/10s from 2 s on and for 10 s.
     #[arg(long)]
     slow_readers: Option<SlowReaders>,
+    /// Whether clients confirm what they get, as every client does; off is for a peer that is no relay.
+    #[arg(long, value_enum, default_value_t = ReceivedArg::On)]
+    received: ReceivedArg,
+    /// Judges acks too: adds ack.p99<500ms and unacked=0 (with --offline-share ack.offline.p99<500ms) to the targets, where
+    /// they say nothing of acks.
+    #[arg(long)]
+    acks: bool,
     /// Which lobby frames clients ask for.
     #[arg(long, value_enum, default_value_t = LobbyArg::All)]
     lobby: LobbyArg,
@@ -273,6 +292,12 @@ enum ArrivalsArg {
 enum LobbyArg {
     All,
     None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ReceivedArg {
+    On,
+    Off,
 }
 
 /// Clap takes a `Vec` for an option that may stand several times.
@@ -366,9 +391,31 @@ impl RunOptions {
             let arguments = arguments.split_ascii_whitespace().map(str::to_owned).collect();
             (Spawn { program, arguments }, self.relay_name.clone().unwrap_or_else(|| "localhost".to_owned()))
         });
+        let offline = workload.scenario.offline;
+        let messages = workload.rate != Rate::Idle;
+        let online = offline.is_none_or(|offline| offline.messages.get() < 1.0);
         let slo = self.slo.unwrap_or_else(|| {
-            Slo::standard(workload.rate != Rate::Idle, workload.lobby && workload.churn_per_second > 0.0)
+            if self.crash.is_some() {
+                return Slo::of_crash();
+            }
+            Slo::standard(online, messages, workload.lobby && workload.churn_per_second > 0.0)
         });
+        if self.crash.is_some() {
+            let keeps =
+                |(spawn, _): &(Spawn, String)| spawn.arguments.iter().any(|argument| argument.starts_with("--data"));
+            if !spawn.as_ref().is_some_and(keeps) {
+                return Err(wrong(
+                    "--crash kills a relay of our own that keeps its data: add --spawn-relay --relay-args '--data DIR'",
+                ));
+            }
+            if self.acks || slo.time_bounds().next().is_some() {
+                return Err(wrong(
+                    "with --crash times are not judged, they hold how long the relay was down: ask for loss=0, \
+                     duplicates=0, unacked=0",
+                ));
+            }
+        }
+        let slo = if self.acks { slo.with_acks(messages && online, offline.is_some()) } else { slo };
         Ok(Request {
             workload,
             target,
@@ -391,13 +438,21 @@ impl RunOptions {
             RateArg::PerSecond(_) => Rate::Idle,
             RateArg::Ramp(ramp) => Rate::Ramp(ramp),
         };
-        let scenario =
-            Scenario { burst: self.burst, skew: self.skew, storm: self.storm, slow_readers: self.slow_readers };
-        let readers = clients - scenario.slow_readers.map_or(0, |slow| slow.share.of(clients));
+        let scenario = Scenario {
+            burst: self.burst,
+            skew: self.skew,
+            storm: self.storm,
+            slow_readers: self.slow_readers,
+            offline: self.offline_share,
+            crash: self.crash,
+        };
+        let silent = scenario.slow_readers.map(|slow| slow.share).or(scenario.offline.map(|offline| offline.share));
+        let readers = clients - silent.map_or(0, |share| share.of(clients));
         let senders = if rate == Rate::Idle { 0 } else { self.senders.unwrap_or(readers) };
         let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(wrong(message)) };
         check(workers >= 1, "--workers must be at least 1")?;
         check((1..CLIENTS_MAX).contains(&clients), "--clients must be 1 to 16777215")?;
+        check((1..=DEVICES_MAX).contains(&self.devices), "--devices must be 1 to 8")?;
         check(workers <= clients as usize, "there are more --workers than --clients")?;
         check(!self.duration.is_zero(), "--duration must be longer than nothing")?;
         check((1..=255).contains(&self.peers), "--peers must be 1 to 255")?;
@@ -409,12 +464,16 @@ impl RunOptions {
                 "a worker's clients write to each other: give it at least two of --clients, or use fewer --workers",
             )?;
             check((1..=clients).contains(&senders), "--senders must be 1 to the number of clients")?;
-            check(senders <= readers, "slow readers do not send: there are more --senders than other clients")?;
+            check(
+                senders <= readers,
+                "slow readers, and who is offline, do not send: there are more --senders than other clients",
+            )?;
             check((1..=10_000).contains(&self.in_flight), "--in-flight must be 1 to 10000")?;
             check(self.presign != Some(0), "--presign must be at least 1")?;
         }
         let workload = Workload {
             clients,
+            devices: self.devices,
             senders,
             peers: self.peers,
             rate,
@@ -431,6 +490,7 @@ impl RunOptions {
             message_bytes: self.message_bytes,
             presign: self.presign,
             lobby: self.lobby == LobbyArg::All,
+            confirms: self.received == ReceivedArg::On,
             scenario,
             seed: self.seed,
         };

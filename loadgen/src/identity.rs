@@ -11,8 +11,18 @@ use crate::rng::Rng;
 /// Keeps the streams of keys apart from those of other uses of the seed.
 const STREAM: u64 = 0x6b65_7973_0000_0000;
 
-/// The device that every client says to be.
-pub const DEVICE: &str = "loadgen";
+/// Devices of one user at most, as many as a relay lets in by default.
+pub const DEVICES_MAX: u32 = 8;
+
+/// What the devices of a user call themselves.
+const DEVICES: [&str; DEVICES_MAX as usize] =
+    ["loadgen", "loadgen-2", "loadgen-3", "loadgen-4", "loadgen-5", "loadgen-6", "loadgen-7", "loadgen-8"];
+
+/// What a user's device calls itself; 0 is the first.
+#[must_use]
+pub fn device(device: u32) -> &'static str {
+    DEVICES[(device % DEVICES_MAX) as usize]
+}
 
 /// The key of the client or visitor with this number. Costs about 12 µs.
 #[must_use]

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - `sent = delivered + altered_unrepaired + refused + lost`: every message sent ends in exactly one
-//!   of these, warm-up included. (`altered_unrepaired` are altered deliveries without a right one.)
+//!   of these, warm-up included. (`altered_unrepaired` are altered deliveries without a right one.) With
+//!   several devices `delivered` and `lost` count each device of its own.
 //! - A message counts as delivered once; what comes again is a duplicate.
 
 use std::collections::BTreeMap;
@@ -27,11 +28,14 @@ pub struct Ledger {
     pub overdue: u64,
     /// Messages the relay acknowledged.
     pub acked: u64,
+    /// Messages sent, not refused, and not acknowledged when the run ended.
+    #[serde(default)]
+    pub unacked: u64,
     /// Acks that came with `duplicate: true`, or a second time.
     pub ack_duplicates: u64,
-    /// Messages that reached their recipient, byte for byte as sent.
+    /// Messages that reached a device of their recipient, or another of their sender, byte for byte as sent.
     pub delivered: u64,
-    /// Messages sent, not refused, and not delivered when the run ended.
+    /// Such deliveries of messages sent and not refused that had not come when the run ended.
     pub lost: u64,
     /// Messages the relay refused with an `error`.
     pub refused: u64,
@@ -51,6 +55,9 @@ pub struct Ledger {
     pub delivered_though_refused: u64,
     /// Pushed messages that nobody here sent.
     pub unknown: u64,
+    /// Messages of earlier runs that had waited for these keys.
+    #[serde(default)]
+    pub leftover: u64,
     /// Inbox numbers that were skipped.
     pub seq_gaps: u64,
     /// Pushes whose inbox number was not above the one before.
@@ -71,6 +78,7 @@ impl Ledger {
         self.blocked += other.blocked;
         self.overdue += other.overdue;
         self.acked += other.acked;
+        self.unacked += other.unacked;
         self.ack_duplicates += other.ack_duplicates;
         self.delivered += other.delivered;
         self.lost += other.lost;
@@ -83,6 +91,7 @@ impl Ledger {
         self.misdelivered += other.misdelivered;
         self.delivered_though_refused += other.delivered_though_refused;
         self.unknown += other.unknown;
+        self.leftover += other.leftover;
         self.seq_gaps += other.seq_gaps;
         self.seq_backward += other.seq_backward;
         self.unreadable += other.unreadable;
@@ -155,6 +164,18 @@ pub struct SteadyCounts {
     pub in_time: u64,
     /// Of those due, written to a connection.
     pub sent: u64,
+    /// Of those due, the ones for somebody who was offline: they have no response time.
+    #[serde(default)]
+    pub offline_due: u64,
+    /// Of those, written to a connection.
+    #[serde(default)]
+    pub offline_sent: u64,
+    /// Deliveries to other devices of the sender that a relay without a store does not owe.
+    #[serde(default)]
+    pub copies_waived: u64,
+    /// Acked within the steady phase, whenever they were sent.
+    #[serde(default)]
+    pub acked_within: u64,
     /// Of those, delivered as sent, whenever that was.
     pub delivered: u64,
     /// Delivered within the steady phase, whenever they were sent: the throughput.
@@ -179,6 +200,10 @@ impl SteadyCounts {
         self.due += other.due;
         self.in_time += other.in_time;
         self.sent += other.sent;
+        self.offline_due += other.offline_due;
+        self.offline_sent += other.offline_sent;
+        self.copies_waived += other.copies_waived;
+        self.acked_within += other.acked_within;
         self.delivered += other.delivered;
         self.delivered_within += other.delivered_within;
         self.joins += other.joins;

@@ -15,7 +15,7 @@
 //! | [`cli`], [`plan`], [`units`] | options, what a run does, how numbers are written |
 //! | [`scenario`] | what is not steady: bursts, favourites, storms, slow readers; files of options |
 //! | [`schedule`], [`rng`], [`clock`] | when messages are due |
-//! | [`identity`], [`stock`], [`signer`] | keys; messages signed ahead; who signs them |
+//! | [`identity`], [`stock`], [`signer`], [`audience`] | keys; messages signed ahead; who signs them; who is to get them |
 //! | [`worker`] | the thread that holds clients and measures |
 //! | [`spread`] | when the first, the median and the last watcher were told |
 //! | [`lobby`] | what a client knows of who is online, and how late it learns |
@@ -47,6 +47,7 @@
 #![forbid(unsafe_code)]
 
 pub mod archive;
+pub mod audience;
 pub mod capacity;
 pub mod cli;
 pub mod clock;

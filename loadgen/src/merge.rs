@@ -53,11 +53,13 @@ pub enum MergeError {
         /// Its folder.
         name: String,
     },
-    /// A storm has figures of which no histogram is kept.
-    #[error("{name} made a --storm, whose times are percentiles already and cannot be added: look at each generator's")]
-    Storm {
+    /// A storm and an `--offline-share` have figures of which no histogram is kept.
+    #[error("{name} had a {option}, whose times are percentiles already and cannot be added: look at each generator's")]
+    Percentiles {
         /// Its folder.
         name: String,
+        /// What it did.
+        option: &'static str,
     },
     /// Two generators had the same keys.
     #[error(
@@ -104,8 +106,12 @@ pub fn merge(runs: &[Archive], slo: Option<Slo>, force: bool) -> Result<Measurem
     if let Some(run) = runs.iter().find(|run| run.summary.relay.is_some()) {
         return Err(MergeError::OwnRelay { name: name_of(&run.dir) });
     }
-    if let Some(run) = runs.iter().find(|run| run.summary.storm.is_some()) {
-        return Err(MergeError::Storm { name: name_of(&run.dir) });
+    for run in runs {
+        let summary = &run.summary;
+        let options = [("--storm", summary.storm.is_some()), ("--offline-share", summary.offline.is_some())];
+        if let Some((option, _)) = options.into_iter().find(|&(_, made)| made) {
+            return Err(MergeError::Percentiles { name: name_of(&run.dir), option });
+        }
     }
     let workload = workload(runs, force)?;
     let slo = slo.map_or_else(|| targets(runs), Ok)?;
@@ -139,6 +145,7 @@ pub fn merge(runs: &[Archive], slo: Option<Slo>, force: bool) -> Result<Measurem
         due_per_second: rate(|throughput| throughput.due_per_second),
         sent_per_second: rate(|throughput| throughput.sent_per_second),
         delivered_per_second: rate(|throughput| throughput.delivered_per_second),
+        acked_per_second: runs.iter().map(|run| run.summary.throughput.acked_per_second).sum(),
     };
     let generator = generator(runs);
     let findings = findings(runs);
@@ -185,6 +192,8 @@ pub fn merge(runs: &[Archive], slo: Option<Slo>, force: bool) -> Result<Measurem
         steps: steps(runs, &intervals),
         storm: None,
         slow_readers: slow_readers(runs),
+        offline: None,
+        crash: None,
         generator,
         relay: None,
         relay_about: first.summary.relay_about.clone(),

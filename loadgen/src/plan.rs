@@ -69,6 +69,8 @@ pub struct Spawn {
 pub struct Workload {
     /// Clients that stay for the whole run.
     pub clients: u32,
+    /// Devices of each of them, each with a connection; the first sends.
+    pub devices: u32,
     /// How many of them send: the first so many.
     pub senders: u32,
     /// To how many others each of them writes.
@@ -95,6 +97,8 @@ pub struct Workload {
     pub presign: Option<u64>,
     /// Whether clients ask for the lobby.
     pub lobby: bool,
+    /// Whether clients confirm what they get (`received`), as every client does.
+    pub confirms: bool,
     /// What is not steady.
     pub scenario: Scenario,
     /// Makes keys, recipients and schedules.
@@ -196,7 +200,7 @@ impl Workload {
     /// # Errors
     /// A sentence for the command line.
     pub fn check_scenario(&self, workers: usize) -> Result<(), String> {
-        let Scenario { burst, skew, storm, slow_readers } = self.scenario;
+        let Scenario { burst, skew, storm, slow_readers, offline, crash } = self.scenario;
         let check = |holds: bool, message: &str| if holds { Ok(()) } else { Err(message.to_owned()) };
         let scheduled = matches!(self.rate, Rate::PerSecond(_) | Rate::Ramp(_));
         if let Rate::Ramp(Ramp { steps: Some(steps), .. }) = self.rate {
@@ -246,6 +250,41 @@ impl Workload {
         }
         if let Some(slow) = slow_readers {
             check(slow.from < self.duration, "--slow-readers have to begin before the end of --duration")?;
+        }
+        if crash.is_some() {
+            check(
+                self.devices == 1 && storm.is_none() && slow_readers.is_none() && offline.is_none(),
+                "--crash does not go together with --devices, --storm, --slow-readers or --offline-share",
+            )?;
+            check(self.churn_per_second == 0.0, "--crash does not go together with --churn")?;
+            check(scheduled, "--crash needs a --rate in messages a second")?;
+            check(self.confirms, "with --received off, everything would come again after each --crash")?;
+        }
+        if self.devices > 1 {
+            check(
+                storm.is_none() && slow_readers.is_none() && offline.is_none(),
+                "--devices does not go together with --storm, --slow-readers or --offline-share",
+            )?;
+        }
+        if let Some(offline) = offline {
+            let others = self.clients - offline.share.of(self.clients);
+            check(self.rate != Rate::Idle, "--offline-share is about messages, and there are none")?;
+            check(
+                self.confirms,
+                "with --received off, messages for those who were offline would come again and again",
+            )?;
+            check(
+                others as usize >= 2 * workers && (self.clients - others) as usize >= workers && self.peers >= 2,
+                "--offline-share needs one who is offline and two others on each worker, and two --peers",
+            )?;
+            check(
+                skew.is_none() && storm.is_none() && slow_readers.is_none(),
+                "--offline-share does not go together with --skew, --storm or --slow-readers",
+            )?;
+            if let Some(back) = offline.back {
+                check(back < self.duration, "--offline-share: they have to come back before the end of --duration")?;
+                check(scheduled, "--offline-share with a time to come back needs a --rate in messages a second")?;
+            }
         }
         Ok(())
     }
@@ -332,6 +371,8 @@ impl RunPlan {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkloadRecord {
     clients: u32,
+    #[serde(default = "one")]
+    devices: u32,
     senders: u32,
     peers: u32,
     rate: String,
@@ -345,14 +386,32 @@ pub struct WorkloadRecord {
     duration_ms: u64,
     message_bytes: usize,
     lobby: bool,
+    /// Earlier builds confirmed nothing.
+    #[serde(default)]
+    received: bool,
     burst: Option<String>,
     skew: Option<String>,
     storm: Option<String>,
     slow_readers: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    offline_share: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    crash: Option<u32>,
     seed: u64,
 }
 
+/// Clients of earlier builds had one device.
+fn one() -> u32 {
+    1
+}
+
 impl WorkloadRecord {
+    /// Devices of each client.
+    #[must_use]
+    pub fn devices(&self) -> u32 {
+        self.devices
+    }
+
     /// Whether messages waited for acks, so that response time is service time.
     #[must_use]
     pub fn is_closed_loop(&self) -> bool {
@@ -388,7 +447,8 @@ impl WorkloadRecord {
     /// What was asked for in one sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let mut parts = vec![format!("{} clients", show_count(u64::from(self.clients)))];
+        let devices = if self.devices > 1 { format!(" with {} devices each", self.devices) } else { String::new() };
+        let mut parts = vec![format!("{} clients{devices}", show_count(u64::from(self.clients)))];
         match self.loop_kind.as_str() {
             "idle" => parts.push("no messages".to_owned()),
             "closed" => parts.push(format!(
@@ -425,6 +485,7 @@ impl From<&Workload> for WorkloadRecord {
         };
         Self {
             clients: workload.clients,
+            devices: workload.devices,
             senders: workload.senders,
             peers: workload.peers,
             rate,
@@ -442,10 +503,13 @@ impl From<&Workload> for WorkloadRecord {
             duration_ms: ms(workload.duration),
             message_bytes: workload.message_bytes,
             lobby: workload.lobby,
+            received: workload.confirms,
             burst: workload.scenario.burst.as_ref().map(ToString::to_string),
             skew: workload.scenario.skew.as_ref().map(ToString::to_string),
             storm: workload.scenario.storm.as_ref().map(ToString::to_string),
             slow_readers: workload.scenario.slow_readers.as_ref().map(ToString::to_string),
+            offline_share: workload.scenario.offline.as_ref().map(ToString::to_string),
+            crash: workload.scenario.crash,
             seed: workload.seed,
         }
     }

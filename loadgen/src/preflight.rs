@@ -116,9 +116,12 @@ impl Demand {
     #[must_use]
     pub fn of(request: &Request) -> Self {
         let Request { workload, workers, .. } = request;
+        let scenario = workload.scenario;
+        let redialled = scenario.storm.map(|storm| storm.share).or(scenario.offline.map(|offline| offline.share));
         Self {
-            connections: u64::from(workload.clients) + u64::from(workload.visitors(*workers)),
-            redialled: workload.scenario.storm.map_or(0, |storm| u64::from(storm.share.of(workload.clients))),
+            connections: u64::from(workload.clients) * u64::from(workload.devices)
+                + u64::from(workload.visitors(*workers)),
+            redialled: u64::from(redialled.map_or(0, |share| share.of(workload.clients))),
             workers: *workers,
             pin_cores: request.pin_cores.clone(),
             engine: request.engine,

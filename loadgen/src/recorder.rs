@@ -23,8 +23,10 @@ pub enum Metric {
     /// What a message waited behind an unfinished write of its connection, if it had to: the relay
     /// or the network took no more. It is in the response time and in none of the others.
     Blocked,
-    /// From the write of a message to its ack.
+    /// From the intended send of a message to its ack, where the recipient was online.
     Ack,
+    /// The same, where the recipient was offline.
+    AckOffline,
     /// From a visitor's `auth` to a watcher's lobby showing them.
     LobbyJoin,
     /// From a visitor's close to a watcher's lobby missing them.
@@ -39,16 +41,20 @@ pub enum Metric {
     Connect,
     /// From sending `auth` to `welcome`.
     Auth,
+    /// From the `auth` of a client that was offline to the last message that waited for it: one value a
+    /// client.
+    CatchUp,
 }
 
 impl Metric {
     /// All of them, in the order of tables.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::Message,
         Self::Service,
         Self::SendLag,
         Self::Blocked,
         Self::Ack,
+        Self::AckOffline,
         Self::LobbyJoin,
         Self::LobbyLeave,
         Self::LobbyFirst,
@@ -56,6 +62,7 @@ impl Metric {
         Self::LobbyLast,
         Self::Connect,
         Self::Auth,
+        Self::CatchUp,
     ];
 
     /// The name in targets, logs and summaries.
@@ -67,6 +74,7 @@ impl Metric {
             Self::SendLag => "send_lag",
             Self::Blocked => "blocked",
             Self::Ack => "ack",
+            Self::AckOffline => "ack.offline",
             Self::LobbyJoin => "lobby.join",
             Self::LobbyLeave => "lobby.leave",
             Self::LobbyFirst => "lobby.first",
@@ -74,6 +82,7 @@ impl Metric {
             Self::LobbyLast => "lobby.last",
             Self::Connect => "connect",
             Self::Auth => "auth",
+            Self::CatchUp => "catch_up",
         }
     }
 }

@@ -99,12 +99,12 @@ pub struct RelayProcess {
 }
 
 impl RelayProcess {
-    /// Starts a relay on free ports of the loopback interface and waits until it listens. Its output
-    /// goes to `log`, if that is given.
+    /// Starts a relay on the loopback interface, on the port `listen` (0 is a free one), and waits until it
+    /// listens. Its output goes to the end of `log`, if that is given.
     ///
     /// # Errors
     /// [`RelayError`], with what it printed.
-    pub fn start(spawn: &Spawn, log: Option<&Path>) -> Result<Self, RelayError> {
+    pub fn start(spawn: &Spawn, listen: u16, log: Option<&Path>) -> Result<Self, RelayError> {
         let program = spawn.program.display().to_string();
         let failed = |error| RelayError::Start { program: program.clone(), error };
         let mut command = tether::command(&spawn.program).map_err(failed)?;
@@ -114,7 +114,7 @@ impl RelayProcess {
             command.env("RELAY_EPHEMERAL", "true");
         }
         let child = command
-            .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--listen", &format!("127.0.0.1:{listen}"), "--admin", "127.0.0.1:0"])
             .args(&spawn.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -132,7 +132,7 @@ impl RelayProcess {
             lines: Arc::default(),
             followers: Vec::new(),
         };
-        let log = log.map(File::create).transpose().map_err(failed)?;
+        let log = log.map(|log| File::options().create(true).append(true).open(log)).transpose().map_err(failed)?;
         let (started, start) = unbounded();
         if let Some(stdout) = relay.child.stdout.take() {
             relay.follow(stdout, log.as_ref(), Some(started)).map_err(failed)?;
@@ -253,6 +253,18 @@ impl RelayProcess {
         cpu
     }
 
+    /// Kills it with SIGKILL, and waits until it is gone.
+    ///
+    /// # Errors
+    /// It has ended by itself before, or cannot be killed.
+    pub fn kill(mut self) -> Result<(), String> {
+        if let Some(status) = self.has_ended() {
+            return Err(format!("the relay ended by itself ({status})\n{}", self.last_lines()));
+        }
+        let killed = self.child.kill().and_then(|()| self.child.wait());
+        killed.map(|_| ()).map_err(|error| format!("the relay cannot be killed: {error}"))
+    }
+
     /// Ends it with SIGTERM and waits. It should exit with 0.
     ///
     /// # Errors
@@ -341,14 +353,14 @@ mod tests {
     fn a_program_that_ends_explains_itself() {
         // A shell knows no `--listen`: it says so, by its own name, and ends.
         let spawn = Spawn { program: PathBuf::from("/bin/sh"), arguments: Vec::new() };
-        let error = RelayProcess::start(&spawn, None).unwrap_err().to_string();
+        let error = RelayProcess::start(&spawn, 0, None).unwrap_err().to_string();
         assert!(error.contains("it ended") && error.contains("sh: "), "{error}");
     }
 
     #[test]
     fn a_program_that_is_not_there_is_named() {
         let spawn = Spawn { program: PathBuf::from("/no/such/relay"), arguments: Vec::new() };
-        let error = RelayProcess::start(&spawn, None).unwrap_err().to_string();
+        let error = RelayProcess::start(&spawn, 0, None).unwrap_err().to_string();
         assert!(error.contains("/no/such/relay") && error.contains("--relay-bin"), "{error}");
     }
 }

@@ -26,6 +26,7 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         due_per_second: steady.due as f64 / seconds,
         sent_per_second: steady.sent as f64 / seconds,
         delivered_per_second: steady.delivered_within as f64 / seconds,
+        acked_per_second: Some(steady.acked_within as f64 / seconds),
     };
     let scenario = &result.scenario;
     let storm = workload.scenario.storm.map(|_| StormSummary::new(&scenario.storm, &result.lobby, result.settled_ns));
@@ -69,6 +70,8 @@ pub fn summarize(result: &RunResult, spawn: Option<&Spawn>, started: SystemTime,
         steps: outcome::steps(workload, result.intervals.iter().skip(1).map(|interval| &*interval.recorder)),
         storm,
         slow_readers: workload.scenario.slow_readers.map(|_| scenario.slow_readers.clone()),
+        offline: workload.scenario.offline.map(|_| (&scenario.offline).into()),
+        crash: workload.scenario.crash.map(|_| scenario.crash.clone()),
         generator: Generator {
             engine: result.engine.to_string(),
             pin_cores: plan.pin_cores.clone(),
@@ -152,7 +155,10 @@ fn relay_record(result: &RunResult, relay: &RelayResult, spawn: &Spawn) -> Relay
     let clients = u64::from(result.plan.workload.clients);
     let cpu_ns = relay.steady_end.cpu_ns().saturating_sub(relay.steady_begin.cpu_ns());
     let grown = relay.steady_end.rss_anon_bytes.saturating_sub(relay.empty.rss_anon_bytes);
-    let messages = if result.plan.workload.rate == Rate::Idle { 0 } else { result.steady.delivered_within };
+    let workload = &result.plan.workload;
+    // One that was killed began to count its CPU time anew.
+    let is_whole = workload.rate != Rate::Idle && workload.scenario.crash.is_none();
+    let messages = if is_whole { result.steady.delivered_within } else { 0 };
     RelayRecord {
         program: spawn.program.display().to_string(),
         arguments: spawn.arguments.clone(),

@@ -3,16 +3,17 @@
 //! # Phases
 //! | phase | what happens |
 //! |---|---|
-//! | connect | clients connect over the ramp; then their lobbies are compared with the truth |
+//! | connect | clients connect over the ramp; then their lobbies are compared with the truth; who is to be offline leaves |
 //! | sign | messages are signed ahead, until all are or the queues are full |
 //! | warm-up | messages and visitors begin; nothing is recorded |
-//! | steady | what is recorded |
-//! | drain | nothing new; what is in flight arrives or is lost |
+//! | steady | what is recorded; a relay that is to be killed is |
+//! | drain | nothing new; what is in flight arrives or is lost; who was offline comes back |
 //! | settle | lobbies become quiet and are compared with the truth |
 //!
 //! # Invariants
 //! - Every way out ends workers, signers and a spawned relay.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::SystemTime;
 
 use relay_engine::EngineKind;
 
+use crate::audience::Audience;
 use crate::clock::Clock;
 use crate::identity;
 use crate::interval_log::Interval;
@@ -37,10 +39,13 @@ use crate::spread::Reach;
 use crate::validity::Finding;
 
 use coordinator::Coordinator;
+use killer::Killer;
 
 mod coordinator;
+mod killer;
 mod lobbies;
 mod onlooker;
+mod preparing;
 mod witness;
 
 pub use witness::Testimony;
@@ -155,13 +160,19 @@ impl RunResult {
         let (steady, reach, missing) = (&self.steady, &self.reach, &mut self.missing);
         let seen = |metric| self.recorder.of(metric).len();
         let acks = self.scenario.storm.acks;
-        let acks_due = (steady.sent + acks.surplus).saturating_sub(acks.waived);
+        let due = steady.due - steady.offline_due;
+        let acks_due = (due + acks.surplus).saturating_sub(acks.waived);
+        let workload = &self.plan.workload;
+        let audience = u64::from(Audience::new(workload.clients, workload.devices).size());
+        let owed = |messages: u64| (messages * audience).saturating_sub(steady.copies_waived + steady.delivered);
         let never = [
-            (Metric::Message, steady.due.saturating_sub(steady.delivered)),
-            (Metric::Service, steady.sent.saturating_sub(steady.delivered)),
+            (Metric::Message, owed(due)),
+            (Metric::Service, owed(steady.sent - steady.offline_sent)),
             (Metric::Ack, acks_due.saturating_sub(seen(Metric::Ack))),
             (Metric::Connect, steady.unconnected),
             (Metric::Auth, steady.unwelcomed),
+            (Metric::AckOffline, steady.offline_due.saturating_sub(seen(Metric::AckOffline))),
+            (Metric::CatchUp, self.scenario.offline.behind),
             (Metric::LobbyJoin, reach.join_watchers.saturating_sub(seen(Metric::LobbyJoin))),
             (Metric::LobbyLeave, reach.leave_watchers.saturating_sub(seen(Metric::LobbyLeave))),
         ];
@@ -201,7 +212,11 @@ pub fn run(mut request: Request, progress: &Progress, interrupted: &AtomicBool) 
     let target = match (request.target, &request.spawn) {
         (Some(target), None) => target,
         (_, Some((spawn, name))) => {
-            let process = RelayProcess::start(spawn, request.relay_log.as_deref())?;
+            if let Some(log) = &request.relay_log {
+                File::create(log).map_err(|error| RunError::System { what: "making the relay's log", error })?;
+            }
+            let port = if request.workload.scenario.crash.is_some() { killer::steady_port()? } else { 0 };
+            let process = RelayProcess::start(spawn, port, request.relay_log.as_deref())?;
             progress.line(&process.start_line);
             let address = process.address;
             relay = Some(process);
@@ -239,7 +254,10 @@ pub fn run(mut request: Request, progress: &Progress, interrupted: &AtomicBool) 
         clock: Clock::start(),
         slo: request.slo,
     });
-    let mut coordinator = Coordinator::start(plan, progress, interrupted, relay, request.relay_admin.map(Admin))?;
+    let spawn = request.spawn.as_ref().map(|(spawn, _)| spawn);
+    let killer = Killer::of(&plan.workload, spawn, request.relay_log);
+    let admin = request.relay_admin.map(Admin);
+    let mut coordinator = Coordinator::start(plan, progress, interrupted, relay, killer, admin)?;
     let result = coordinator.conduct();
     coordinator.end_threads();
     let mut result = result?;

@@ -1,4 +1,5 @@
-//! What a run does beside an even stream of messages: bursts, favourites, a storm, slow readers.
+//! What a run does beside an even stream of messages: bursts, favourites, a storm, slow readers, and who is
+//! offline ([`offline`]).
 //!
 //! ```text
 //! burst        = factor "x/" for "/" every        10x/1s/10s      ten times the rate for 1 s, every 10 s
@@ -12,7 +13,7 @@
 //!
 //! # Who takes part
 //! By the number of the client, so that it is the same whatever the count of workers: favourites
-//! are the first so many, those who drop or read slowly the last so many.
+//! are the first so many, those who drop, read slowly or are offline the last so many.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,8 +24,12 @@ use crate::plan::{Rate, Workload};
 use crate::schedule::{Profile, Stretch};
 use crate::units::{RATE_MAX, parse_duration};
 
+pub mod crash;
 pub mod file;
+pub mod offline;
 pub mod outcome;
+
+pub use offline::Offline;
 
 /// Everything that is not steady. The default is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -37,6 +42,10 @@ pub struct Scenario {
     pub storm: Option<Storm>,
     /// Who stops reading.
     pub slow_readers: Option<SlowReaders>,
+    /// Who is offline while messages are sent to them.
+    pub offline: Option<Offline>,
+    /// How often the relay is killed and started again.
+    pub crash: Option<u32>,
 }
 
 /// A part of a whole: above 0, at most 1.

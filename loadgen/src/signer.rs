@@ -22,7 +22,7 @@ use protocol::frame::{Message, Target};
 use protocol::websocket::{self, Opcode};
 use protocol::{PublicKey, Signature, Timestamp, encode, signed_bytes};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, to_ns};
 use crate::identity;
 use crate::plan::RunPlan;
 use crate::preflight;
@@ -53,16 +53,56 @@ pub struct Peers {
     seed: u64,
 }
 
-/// The clients of a worker that get more messages than others.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// The clients of a worker that get another part of the messages than others.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Favourites {
-    /// The first so many places; zero for none.
+    /// The place of the first of them.
+    pub first: u32,
+    /// So many from there; zero for none.
     pub places: u32,
     /// The part of all messages that goes to them.
     pub share: f64,
+    /// The number of the first message that goes to none of them any more.
+    pub until: u64,
+}
+
+impl Default for Favourites {
+    fn default() -> Self {
+        Self { first: 0, places: 0, share: 0.0, until: u64::MAX }
+    }
 }
 
 impl Favourites {
+    /// Those of one worker, which has so many clients that stay: who gets most messages, or who is offline.
+    #[must_use]
+    pub fn of(plan: &RunPlan, worker: usize, stable: u32) -> Self {
+        let workload = &plan.workload;
+        if let Some(skew) = workload.scenario.skew {
+            let places = plan.owned(worker, skew.keys.of(workload.clients)).len() as u32;
+            return Self { places, share: skew.share.get(), ..Self::default() };
+        }
+        let Some(offline) = workload.scenario.offline else { return Self::default() };
+        let places = plan.last_places(worker, stable, Some(offline.share));
+        let schedule = offline.back.zip(plan.messages(worker));
+        Self {
+            first: places.start,
+            places: places.len() as u32,
+            share: offline.messages.get(),
+            until: schedule.map_or(u64::MAX, |(back, schedule)| schedule.count_before(to_ns(workload.warmup + back))),
+        }
+    }
+
+    /// The places are counted from the first favourite, and go on behind the last place with the first.
+    fn turned(self, place: u32, clients: u32) -> u32 {
+        if place >= self.first { place - self.first } else { place + clients - self.first }
+    }
+
+    /// The other way.
+    fn place(self, turned: u32, clients: u32) -> u32 {
+        let place = turned + self.first;
+        if place < clients { place } else { place - clients }
+    }
+
     /// How many of a sender's peers are favourites: half, as far as there are enough others of
     /// both kinds. They are the first of its peers.
     fn among_peers(self, sender: u32, clients: u32, per_sender: usize) -> usize {
@@ -88,7 +128,7 @@ impl Peers {
         let per_sender = per_sender.min(clients - 1) as usize;
         let mut rng = Rng::new(seed, PEER_STREAM | worker as u64);
         let mut places: Vec<u32> = Vec::with_capacity(senders as usize * per_sender);
-        for sender in 0..senders {
+        for sender in (0..senders).map(|sender| favourites.turned(sender, clients)) {
             let from = places.len();
             let favoured = favourites.among_peers(sender, clients, per_sender);
             // In turns, so that each favourite is known to equally many.
@@ -101,6 +141,9 @@ impl Peers {
                 }
             }
         }
+        for place in &mut places {
+            *place = favourites.place(*place, clients);
+        }
         Self { places, clients, per_sender, favourites, seed }
     }
 
@@ -108,13 +151,15 @@ impl Peers {
     #[must_use]
     pub fn choose(&self, sender: u32, number: u64) -> u8 {
         let chance = mix(self.seed ^ mix(number));
+        let sender = self.favourites.turned(sender, self.clients);
         let favoured = self.favourites.among_peers(sender, self.clients, self.per_sender) as u64;
         let peers = self.per_sender as u64;
         if favoured == 0 || favoured == peers {
             return (chance % peers) as u8;
         }
         // The upper half of the number decides for whom, the lower one for which of them.
-        let is_favourite = ((chance >> 32) as f64) < self.favourites.share * (1_u64 << 32) as f64;
+        let is_favourite =
+            number < self.favourites.until && ((chance >> 32) as f64) < self.favourites.share * (1_u64 << 32) as f64;
         let which = chance & 0xffff_ffff;
         (if is_favourite { which % favoured } else { favoured + which % (peers - favoured) }) as u8
     }
@@ -320,7 +365,11 @@ fn text(bytes: usize) -> String {
 mod tests {
     use super::{Favourites, Peers, text};
 
-    const NOBODY: Favourites = Favourites { places: 0, share: 0.0 };
+    const NOBODY: Favourites = Favourites { first: 0, places: 0, share: 0.0, until: u64::MAX };
+
+    fn favourites(places: u32, share: f64) -> Favourites {
+        Favourites { places, share, ..NOBODY }
+    }
 
     #[test]
     fn everybody_writes_to_different_others() {
@@ -358,7 +407,7 @@ mod tests {
 
     #[test]
     fn favourites_get_their_share_and_evenly() {
-        let peers = Peers::new(7, 0, 500, 500, 16, Favourites { places: 5, share: 0.8 });
+        let peers = Peers::new(7, 0, 500, 500, 16, favourites(5, 0.8));
         let counts = received(&peers, 500, 500, 200_000);
         let favoured: u64 = counts[..5].iter().sum();
         // 160,000 expected, with a deviation of 179: five of them.
@@ -371,7 +420,7 @@ mod tests {
 
     #[test]
     fn many_favourites_are_half_of_the_peers_and_still_get_their_share() {
-        let peers = Peers::new(7, 0, 500, 100, 4, Favourites { places: 50, share: 0.6 });
+        let peers = Peers::new(7, 0, 500, 100, 4, favourites(50, 0.6));
         let favoured: u64 = received(&peers, 500, 100, 100_000)[..50].iter().sum();
         // 60,000 expected, with a deviation of 155: five of them.
         assert!((59_200..60_800).contains(&favoured), "{favoured}");
@@ -385,12 +434,24 @@ mod tests {
         for clients in 2..8 {
             for places in 1..clients {
                 for per_sender in 1..6 {
-                    let peers = Peers::new(1, 0, clients, clients, per_sender, Favourites { places, share: 0.9 });
+                    let peers = Peers::new(1, 0, clients, clients, per_sender, favourites(places, 0.9));
                     assert_eq!(peers.pairs() as u32, clients * per_sender.min(clients - 1));
                     received(&peers, clients, clients, 200);
                 }
             }
         }
+    }
+
+    #[test]
+    fn favourites_may_be_the_last_and_for_a_time() {
+        let last = Favourites { first: 45, places: 5, share: 0.8, until: 10_000 };
+        let peers = Peers::new(7, 0, 50, 45, 16, last);
+        let early = received(&peers, 50, 45, 10_000);
+        let favoured: u64 = early[45..].iter().sum();
+        // 8,000 expected, with a deviation of 40: five of them.
+        assert!((7_800..8_200).contains(&favoured), "{favoured}");
+        let later = received(&peers, 50, 45, 20_000);
+        assert_eq!(later[45..], early[45..]);
     }
 
     #[test]

@@ -20,6 +20,8 @@ use protocol::frame::{Message, Target};
 use protocol::websocket::{self, Opcode};
 use protocol::{PublicKey, Signature, Timestamp};
 
+use crate::audience::Audience;
+
 /// Bytes of an id.
 pub const ID_BYTES: usize = 8 + 1 + 6 + 1 + 8;
 
@@ -149,6 +151,10 @@ pub fn id_text(id: &[u8; ID_BYTES]) -> &str {
 /// What is known of one message. 24 bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Record {
+    /// How many of its audience it has not reached.
+    pub left: u16,
+    /// Which of the recipient's connections it came on.
+    pub connection: u8,
     /// When it was due.
     pub intended_ns: u64,
     /// When it was written to its connection; before that, since when it can be.
@@ -202,6 +208,8 @@ pub struct Batch {
     open: usize,
     /// When they were signed, on the run's clock.
     signed_ns: u64,
+    /// A bit for each index of each message's audience, whole words for each; empty where one is to get it.
+    reached: Vec<u64>,
 }
 
 impl Batch {
@@ -209,7 +217,7 @@ impl Batch {
     #[must_use]
     pub fn new(bytes: Vec<u8>, peers: &[u8], signed_ns: u64) -> Self {
         let records: Vec<_> = peers.iter().map(|&peer| Record { peer, ..Record::default() }).collect();
-        Self { bytes, open: records.len(), records, signed_ns }
+        Self { bytes, open: records.len(), records, signed_ns, reached: Vec::new() }
     }
 }
 
@@ -218,21 +226,59 @@ impl Batch {
 pub struct Stock {
     layout: Layout,
     batch_messages: u64,
+    /// How many are to get a message, and words of bits that tell them apart.
+    audience: u16,
+    words: usize,
+    /// Whether records stay when all before them are finished.
+    keeps_records: bool,
     /// The number of the first batch.
     first: u64,
     batches: VecDeque<Batch>,
 }
 
 impl Stock {
-    /// Makes an empty stock whose batches hold `batch_messages` messages each, but for the last.
+    /// Makes an empty stock whose batches hold `batch_messages` messages each, but for the last, for such an
+    /// audience. With `keeps_records` it never forgets what became of one.
     #[must_use]
-    pub fn new(layout: Layout, batch_messages: usize) -> Self {
-        Self { layout, batch_messages: batch_messages as u64, first: 0, batches: VecDeque::new() }
+    pub fn new(layout: Layout, batch_messages: usize, audience: &Audience, keeps_records: bool) -> Self {
+        let is_one = audience.size() == 1;
+        Self {
+            layout,
+            batch_messages: batch_messages as u64,
+            audience: audience.size() as u16,
+            words: if is_one { 0 } else { audience.indices().div_ceil(u64::BITS) as usize },
+            keeps_records,
+            first: 0,
+            batches: VecDeque::new(),
+        }
     }
 
     /// Takes the next batch in.
-    pub fn add(&mut self, batch: Batch) {
+    pub fn add(&mut self, mut batch: Batch) {
+        for record in &mut batch.records {
+            record.left = self.audience;
+        }
+        batch.reached = vec![0; batch.records.len() * self.words];
         self.batches.push_back(batch);
+    }
+
+    /// A message has reached one of its audience. Says whether that is news, of a message that is there.
+    pub fn reach(&mut self, number: u64, index: u32) -> bool {
+        let Some((batch, at)) = self.locate(number) else { return false };
+        let Some(batch) = self.batches.get_mut(batch) else { return false };
+        let Some(record) = batch.records.get_mut(at) else { return false };
+        if self.words > 0 {
+            let word = &mut batch.reached[at * self.words + (index / u64::BITS) as usize];
+            let bit = 1 << (index % u64::BITS);
+            if *word & bit != 0 {
+                return false;
+            }
+            *word |= bit;
+        } else if record.left == 0 {
+            return false;
+        }
+        record.left -= 1;
+        true
     }
 
     /// Where messages' parts lie.
@@ -301,7 +347,7 @@ impl Stock {
         if batch.open == 0 {
             // Records stay until all batches before are gone: they tell order and duplicates.
             batch.bytes = Vec::new();
-            while self.batches.front().is_some_and(|batch| batch.open == 0) {
+            while !self.keeps_records && self.batches.front().is_some_and(|batch| batch.open == 0) {
                 self.batches.pop_front();
                 self.first += 1;
             }
@@ -323,6 +369,7 @@ impl Stock {
 #[cfg(test)]
 mod tests {
     use super::{Batch, Layout, State, Stock, id_text, read_id, write_id};
+    use crate::audience::Audience;
     use protocol::websocket::{Opcode, push_masked};
 
     #[test]
@@ -354,7 +401,7 @@ mod tests {
 
     fn stock(batches: usize) -> Stock {
         let layout = Layout::new(1);
-        let mut stock = Stock::new(layout, 2);
+        let mut stock = Stock::new(layout, 2, &Audience::new(10, 1), false);
         for batch in 0..batches {
             let mut bytes = vec![batch as u8; 2 * layout.frame];
             bytes[layout.frame..].fill(100 + batch as u8);
@@ -373,6 +420,32 @@ mod tests {
         assert_eq!(stock.record(3).unwrap().peer, 1);
         assert!(!stock.has(4));
         assert_eq!(stock.signed_ns(4), None);
+    }
+
+    #[test]
+    fn records_that_are_kept_outlive_their_messages() {
+        let layout = Layout::new(1);
+        let mut stock = Stock::new(layout, 2, &Audience::new(10, 1), true);
+        stock.add(Batch::new(vec![0; 2 * layout.frame], &[0, 1], 5));
+        for number in 0..2 {
+            for news in DONE {
+                stock.mark(number, news);
+            }
+        }
+        assert!(stock.frame(0).is_none() && !stock.is_past(1));
+        assert!(stock.record(1).unwrap().state.has(State::DELIVERED));
+    }
+
+    #[test]
+    fn each_of_an_audience_is_reached_once() {
+        let layout = Layout::new(1);
+        let mut stock = Stock::new(layout, 2, &Audience::new(10, 3), false);
+        stock.add(Batch::new(vec![0; 2 * layout.frame], &[0, 1], 5));
+        assert_eq!([0, 2, 0, 5].map(|index| stock.reach(1, index)), [true, true, false, true]);
+        assert_eq!((stock.record(1).unwrap().left, stock.record(0).unwrap().left), (2, 5));
+        assert!(stock.reach(0, 0) && !stock.reach(7, 0));
+        let mut one = self::stock(1);
+        assert_eq!([0, 0].map(|index| one.reach(1, index)), [true, false]);
     }
 
     #[test]

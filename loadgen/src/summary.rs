@@ -15,7 +15,7 @@ use crate::plan::WorkloadRecord;
 use crate::recorder::{Metric, Missing, Recorder, quantile};
 use crate::relay_admin::{RelayAbout, ShardLoad};
 use crate::relay_process::Usage;
-use crate::scenario::outcome::{Aside, SlowReaderCounts, StepSummary, StormSummary};
+use crate::scenario::outcome::{Aside, CrashCounts, OfflineSummary, SlowReaderCounts, StepSummary, StormSummary};
 use crate::slo::{Judgement, TermVerdict};
 use crate::spread::Reach;
 use crate::validity::Finding;
@@ -67,6 +67,12 @@ pub struct Summary {
     /// The slow readers, if there were some.
     #[serde(default)]
     pub slow_readers: Option<SlowReaderCounts>,
+    /// Who was offline, if somebody was to be.
+    #[serde(default)]
+    pub offline: Option<OfflineSummary>,
+    /// The relay that was killed now and then, if it was.
+    #[serde(default)]
+    pub crash: Option<CrashCounts>,
     /// The same in numbers.
     #[serde(default)]
     pub reach: Reach,
@@ -135,6 +141,9 @@ pub struct Throughput {
     pub sent_per_second: f64,
     /// Delivered within the steady phase.
     pub delivered_per_second: f64,
+    /// Acked within the steady phase; `None` of earlier builds.
+    #[serde(default)]
+    pub acked_per_second: Option<f64>,
 }
 
 /// The generator's side.

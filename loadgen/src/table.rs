@@ -19,7 +19,8 @@ pub(crate) fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
         Metric::Service => "  service (written → received)",
         Metric::Blocked => "  blocked (the relay took no more)",
         Metric::SendLag => "  send lag (intended → written)",
-        Metric::Ack => "  ack (written → acked)",
+        Metric::Ack => "ack (intended send → acked)",
+        Metric::AckOffline => "ack, the recipient being offline",
         Metric::LobbyJoin => "lobby join, as watchers saw it",
         Metric::LobbyLeave => "lobby leave, as watchers saw it",
         Metric::LobbyFirst => "  first watcher told of each",
@@ -27,6 +28,7 @@ pub(crate) fn rows(summary: &Summary) -> Vec<(String, &'static str)> {
         Metric::LobbyLast => "  last watcher",
         Metric::Connect => "connect (TCP and upgrade)",
         Metric::Auth => "auth (sent → welcome)",
+        Metric::CatchUp => "catch-up (auth → last that waited)",
     };
     Metric::ALL.into_iter().map(|metric| (about(metric).to_owned(), metric.name())).collect()
 }
@@ -120,10 +122,12 @@ fn ledger(out: &mut String, summary: &Summary) -> std::fmt::Result {
         ("never sent: the sender had no connection", ledger.not_sent),
         ("never sent: the relay took no more of its connection", ledger.blocked),
         ("never sent: the generator did not come to them", ledger.overdue),
+        ("neither acked nor refused", ledger.unacked),
         ("acked twice", ledger.ack_duplicates),
         ("delivered to another", ledger.misdelivered),
         ("delivered though refused", ledger.delivered_though_refused),
         ("sent by nobody here", ledger.unknown),
+        ("left over from earlier runs with this --seed", ledger.leftover),
         ("inbox numbers skipped", ledger.seq_gaps),
         ("inbox numbers that fell", ledger.seq_backward),
         ("unreadable frames", ledger.unreadable),

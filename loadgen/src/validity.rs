@@ -126,6 +126,8 @@ pub struct Standing {
     /// Messages that only the relay can have lost: every message was written, every worker read
     /// until nothing more came for a second, and no connection broke. Altered ones are among them.
     pub lost_by_relay: u64,
+    /// Messages that only the relay can have left without an answer, in the same way.
+    pub unacked_by_relay: u64,
     /// Faults that only the relay can have made: whatever it pushed that it should not have.
     pub faults_of_relay: u64,
     /// Clients that only the relay can have misled: its own totals contradicted what it had told
@@ -138,12 +140,14 @@ impl Standing {
     #[must_use]
     pub fn of(findings: &[Finding], ledger: &Ledger, lobby: &LobbyOutcome, caught_up: bool) -> Self {
         // What has not been read yet is missing as if the relay had kept it back.
-        let (lost, gaps) =
-            if caught_up && ledger.disconnects.is_empty() { (ledger.lost, ledger.seq_gaps) } else { (0, 0) };
+        let all_read = caught_up && ledger.disconnects.is_empty();
+        let surely = |count: u64| if all_read { count } else { 0 };
+        let (lost, gaps) = (surely(ledger.lost), surely(ledger.seq_gaps));
         Self {
             spoiled: findings.iter().any(Finding::spoils_run),
             floor: findings.iter().any(|finding| finding.kind == FindingKind::Floor),
             lost_by_relay: ledger.altered_unrepaired + lost,
+            unacked_by_relay: surely(ledger.unacked),
             faults_of_relay: ledger.wrong_pushes() + gaps,
             diverged_by_relay: if caught_up { lobby.diverged } else { lobby.diverged.min(lobby.disagreements) },
         }
@@ -173,13 +177,16 @@ mod tests {
 
     #[test]
     fn loss_is_the_relays_only_if_nothing_else_can_have_lost_it() {
-        let ledger = Ledger { lost: 3, altered_unrepaired: 1, altered: 2, seq_gaps: 5, ..Ledger::default() };
+        let ledger =
+            Ledger { lost: 3, unacked: 9, altered_unrepaired: 1, altered: 2, seq_gaps: 5, ..Ledger::default() };
         let lobby = LobbyOutcome { diverged: 7, disagreements: 2, ..LobbyOutcome::default() };
         let standing = Standing::of(&[], &ledger, &lobby, true);
         assert_eq!((standing.lost_by_relay, standing.faults_of_relay, standing.diverged_by_relay), (4, 7, 7));
+        assert_eq!(standing.unacked_by_relay, 9);
         let standing = Standing::of(&[], &ledger, &lobby, false);
         assert_eq!((standing.lost_by_relay, standing.faults_of_relay, standing.diverged_by_relay), (1, 2, 2));
         let broken = Ledger { disconnects: [("reset".to_owned(), 1)].into(), ..ledger };
-        assert_eq!(Standing::of(&[], &broken, &lobby, true).lost_by_relay, 1);
+        let standing = Standing::of(&[], &broken, &lobby, true);
+        assert_eq!((standing.lost_by_relay, standing.unacked_by_relay), (1, 0));
     }
 }

@@ -9,10 +9,13 @@
 //! |---|---|
 //! | `session` | all clients of the worker: opening, lobby, leaving |
 //! | `client` | one of them |
-//! | `traffic` | messages: when they are due, what comes of them |
+//! | `traffic` | messages: when they are due |
+//! | `checking` | what comes of them |
+//! | `confirming` | `received`, for all that a pass brought |
 //! | `writing` | from a message's turn to its write; what the times mean |
 //! | `churn` | visitors: when they come and go |
-//! | `storm`, `slow` | clients that drop at once and come back; clients that stop reading |
+//! | `storm`, `slow`, `offline` | clients that drop at once and come back; that stop reading; that are offline |
+//! | `crash` | clients of a relay that is killed now and then |
 //! | `standing` | which messages are judged |
 //! | `opening` | from dialling to welcome, and the other way |
 //! | `inbox` | inbox numbers and acks |
@@ -43,9 +46,13 @@ pub use opening::RelayLimits;
 pub use report::{Command, Gauge, LobbyGroup, LobbyReport, Outcome, Ready, Report, WorkerHealth};
 use session::Session;
 
+mod checking;
 mod churn;
 mod client;
+mod confirming;
+mod crash;
 mod inbox;
+mod offline;
 mod opening;
 mod outbox;
 mod report;
@@ -155,6 +162,9 @@ struct Worker<'r> {
 enum Progress {
     Connecting,
     Ready,
+    /// Those who are to be offline are leaving.
+    Parting,
+    Parted,
     Running,
     Drained,
 }
@@ -263,6 +273,10 @@ impl<'r> Worker<'r> {
         loop {
             while let Ok(command) = commands.try_recv() {
                 match command {
+                    Command::SendAway => {
+                        self.session.send_away();
+                        self.progress = Progress::Parting;
+                    }
                     Command::Start { moments, signed } => self.start(moments, signed),
                     Command::CompareLobbies => {
                         self.report(Report::Lobby(self.session.lobby_report()));
@@ -317,6 +331,10 @@ impl<'r> Worker<'r> {
                 relay: self.session.relay,
             }));
         }
+        if self.progress == Progress::Parting && self.session.are_away() {
+            self.progress = Progress::Parted;
+            self.report(Report::Away);
+        }
         if let Some(&moments) = self.session.traffic.moments() {
             self.effort.watch(&moments, now_ns);
             self.effort.watch_storm(&self.session.storm, now_ns);
@@ -324,9 +342,14 @@ impl<'r> Worker<'r> {
                 self.rotate(&moments);
             }
             if self.progress == Progress::Running && now_ns >= moments.end_ns {
-                let traffic = &mut self.session.traffic;
+                let Session { traffic, slow, offline, crash, confirming, .. } = &mut self.session;
                 let patience_ns = to_ns(self.plan.workload.drain);
-                let is_done = traffic.is_over(now_ns) && traffic.open() == 0 && self.session.slow.is_quiet(now_ns);
+                let is_done = traffic.is_over(now_ns)
+                    && traffic.open() == 0
+                    && slow.is_quiet(now_ns)
+                    && offline.is_back()
+                    && crash.is_over()
+                    && confirming.is_done();
                 if is_done || now_ns >= moments.end_ns + patience_ns {
                     self.progress = Progress::Drained;
                     self.caught_up = traffic.open() == 0 || self.quiet_ns >= traffic.written_ns() + QUIET_NS;

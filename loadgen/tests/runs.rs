@@ -8,57 +8,14 @@ mod fake_relay;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use fake_relay::request::{request, workload};
 use fake_relay::{Counts, FakeRelay, Faults, STALL};
 use loadgen::clock::to_ns;
-use loadgen::plan::{EngineChoice, Rate, Target, Workload};
+use loadgen::plan::{EngineChoice, Rate, Workload};
 use loadgen::progress::Progress;
 use loadgen::recorder::{Metric, quantile};
 use loadgen::run::{Request, RunError, RunResult, run};
-use loadgen::scenario::Scenario;
 use loadgen::schedule::Arrivals;
-use loadgen::slo::Slo;
-
-/// 8 clients, 400 messages in a second, no ramp to speak of and no warm-up.
-fn workload() -> Workload {
-    Workload {
-        clients: 8,
-        senders: 8,
-        peers: 3,
-        rate: Rate::PerSecond(400.0),
-        arrivals: Arrivals::Constant,
-        churn_per_second: 0.0,
-        stay: Duration::from_millis(200),
-        ramp: Duration::from_millis(20),
-        warmup: Duration::ZERO,
-        duration: Duration::from_secs(1),
-        drain: Duration::from_secs(10),
-        message_bytes: 100,
-        presign: None,
-        lobby: true,
-        scenario: Scenario::default(),
-        seed: 1,
-    }
-}
-
-fn request(relay: &FakeRelay, workload: Workload) -> Request {
-    Request {
-        workload,
-        target: Some(Target {
-            authority: relay.address.to_string(),
-            path: "/ws".to_owned(),
-            address: relay.address,
-            relay_name: "localhost".to_owned(),
-        }),
-        spawn: None,
-        relay_log: None,
-        relay_admin: None,
-        source_ips: Vec::new(),
-        workers: 1,
-        pin_cores: Vec::new(),
-        engine: EngineChoice::Auto,
-        slo: Slo::default(),
-    }
-}
 
 fn try_run(request: Request) -> Result<RunResult, RunError> {
     run(request, &Progress::Silent, &AtomicBool::new(false))

@@ -7,57 +7,21 @@ mod fake_relay;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use fake_relay::{Counts, FakeRelay, Faults, Memory};
-use loadgen::plan::{EngineChoice, Rate, Target, Workload};
+use fake_relay::{Counts, FakeRelay, Faults, Memory, request};
+use loadgen::plan::{EngineChoice, Rate, Workload};
 use loadgen::progress::Progress;
 use loadgen::recorder::Metric;
 use loadgen::run::{Request, RunResult, run};
 use loadgen::scenario::Scenario;
 use loadgen::scenario::outcome::StormSummary;
-use loadgen::schedule::Arrivals;
-use loadgen::slo::Slo;
 
-/// 8 clients, 400 messages in a second, no ramp to speak of and no warm-up.
 fn workload(scenario: Scenario) -> Workload {
-    Workload {
-        clients: 8,
-        senders: 8,
-        peers: 3,
-        rate: Rate::PerSecond(400.0),
-        arrivals: Arrivals::Constant,
-        churn_per_second: 0.0,
-        stay: Duration::from_millis(200),
-        ramp: Duration::from_millis(20),
-        warmup: Duration::ZERO,
-        duration: Duration::from_secs(1),
-        drain: Duration::from_secs(10),
-        message_bytes: 100,
-        presign: None,
-        lobby: true,
-        scenario,
-        seed: 1,
-    }
+    Workload { scenario, ..request::workload() }
 }
 
 fn run_on(engine: EngineChoice, workers: usize, faults: Faults, workload: Workload) -> (RunResult, Counts) {
     let relay = FakeRelay::start(faults);
-    let request = Request {
-        workload,
-        target: Some(Target {
-            authority: relay.address.to_string(),
-            path: "/ws".to_owned(),
-            address: relay.address,
-            relay_name: "localhost".to_owned(),
-        }),
-        spawn: None,
-        relay_admin: None,
-        relay_log: None,
-        source_ips: Vec::new(),
-        workers,
-        pin_cores: Vec::new(),
-        engine,
-        slo: Slo::default(),
-    };
+    let request = Request { workers, engine, ..request::request(&relay, workload) };
     let result = run(request, &Progress::Silent, &AtomicBool::new(false)).unwrap();
     (result, relay.counts())
 }

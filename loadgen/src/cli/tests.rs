@@ -79,10 +79,33 @@ fn what_cannot_be_is_refused() {
         ("ws://localhost:1 --storm 100%@5s --rate max", "--rate"),
         ("ws://localhost:1 --slow-readers 5%@10s", "before the end"),
         ("ws://localhost:1 --slow-readers 5% --senders 1000", "do not send"),
+        ("ws://localhost:1 --offline-share 5% --senders 1000", "do not send"),
+        ("ws://localhost:1 --offline-share 5% --rate 0", "--offline-share"),
+        ("ws://localhost:1 --offline-share 100%", "--senders"),
+        ("ws://localhost:1 --offline-share 50% --clients 2", "two others"),
+        ("ws://localhost:1 --offline-share 5% --peers 1", "--peers"),
+        ("ws://localhost:1 --offline-share 5% --storm 5%@1s", "does not go together"),
+        ("ws://localhost:1 --offline-share 5%@10s", "before the end"),
+        ("ws://localhost:1 --offline-share 5%@1s --rate max", "--rate"),
+        ("ws://localhost:1 --offline-share 5% --received off", "--received"),
     ] {
         let error = request(arguments).unwrap_err();
         assert!(error.contains(why), "{arguments}: {error}");
     }
+}
+
+#[test]
+fn targets_for_acks_are_asked_for() {
+    let targets = |arguments: &str| {
+        let slo = request(&format!("ws://localhost:1 {arguments}")).unwrap().slo;
+        slo.terms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(targets("--acks"), "message.p99<500ms loss=0 duplicates=0 errors=0 ack.p99<500ms unacked=0");
+    assert_eq!(targets("--acks --slo ack.p50<1ms"), "ack.p50<1ms unacked=0");
+    let offline = "ack.offline.p99<500ms";
+    assert_eq!(targets("--acks --slo loss=0 --offline-share 50%"), format!("loss=0 ack.p99<500ms unacked=0 {offline}"));
+    // Nothing is sent that could have a response time.
+    assert_eq!(targets("--acks --offline-share 50%:100%"), format!("loss=0 duplicates=0 errors=0 {offline} unacked=0"));
 }
 
 #[test]
@@ -161,6 +184,10 @@ fn the_scenarios_that_come_along_are_read_and_can_be_run() {
             "slow-readers" => scenario.slow_readers.is_some(),
             "burst" => scenario.burst.is_some(),
             "skew" => scenario.skew.is_some(),
+            "offline" => {
+                let targets: Vec<_> = asked.slo.terms.iter().map(ToString::to_string).collect();
+                scenario.offline.is_some() && targets.contains(&"unacked=0".to_owned())
+            }
             _ => panic!("{name} is new here"),
         };
         assert!(is_in && !asked.slo.terms.is_empty(), "{name}");
@@ -169,7 +196,7 @@ fn the_scenarios_that_come_along_are_read_and_can_be_run() {
         assert_eq!((two.workload.clients, two.workload.duration), (200, Duration::from_secs(30)), "{name}");
         names.push(name);
     }
-    assert_eq!(names.len(), 8);
+    assert_eq!(names.len(), 9);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
         ("response: intended send → received", Metric::Message, "one"),
         ("service: written → received", Metric::Service, "two"),
         ("send lag: intended → written", Metric::SendLag, "three"),
-        ("ack: written → acked", Metric::Ack, "four"),
+        ("ack: intended → acked", Metric::Ack, "four"),
         ("blocked: the relay took no more", Metric::Blocked, "five"),
     ];
     let curves: Vec<_> = curves.into_iter().map(|(name, metric, class)| (name, run.samples(metric), class)).collect();

@@ -17,6 +17,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
         blocked,
         overdue,
         acked,
+        unacked,
         ack_duplicates,
         delivered,
         lost,
@@ -29,12 +30,14 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
         misdelivered,
         delivered_though_refused,
         unknown,
+        leftover,
         seq_gaps,
         seq_backward,
         unreadable,
         errors,
         disconnects,
     } = &run.summary.ledger;
+    let devices = run.summary.workload.devices();
     let flow = [("sent", *sent), ("acked", *acked), ("delivered", *delivered)];
     let faults = [
         ("lost", *lost),
@@ -50,6 +53,7 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
         ("delivered to somebody else", *misdelivered),
         ("delivered though refused", *delivered_though_refused),
         ("sent by nobody here", *unknown),
+        ("neither acked nor refused", *unacked),
         ("acked twice", *ack_duplicates),
         ("inbox numbers skipped", *seq_gaps),
         ("inbox numbers that fell", *seq_backward),
@@ -60,8 +64,14 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
             h2 #ledger { "Delivery ledger" }
             p {
                 "Every message of the whole run, warm-up included, compared byte for byte: "
-                (show_count(*sent)) " sent = " (show_count(*delivered)) " delivered + " (show_count(*lost)) " lost + "
-                (show_count(*refused)) " refused + " (show_count(*altered_unrepaired)) " altered for good."
+                @if devices == 1 {
+                    (show_count(*sent)) " sent = " (show_count(*delivered)) " delivered + " (show_count(*lost))
+                    " lost + " (show_count(*refused)) " refused + " (show_count(*altered_unrepaired))
+                    " altered for good."
+                } @else {
+                    "each of " (show_count(*sent)) " is due at " (devices) " devices of its recipient and, from a relay with \
+                     a store, at the other devices of its sender. Delivered and lost count each device."
+                }
             }
             dl.counts {
                 @for (name, count) in flow { (cell(name, count, "")) }
@@ -69,6 +79,11 @@ pub(super) fn render(run: &Run<'_>) -> Markup {
             }
             (by_name("Errors by reason", errors))
             (by_name("Broken connections by cause", disconnects))
+            @if *leftover > 0 {
+                p.quiet.below {
+                    (show_count(*leftover)) " messages of earlier runs with this seed had waited for these clients."
+                }
+            }
             @if errors.is_empty() && disconnects.is_empty() {
                 p.quiet.below { "No errors from the relay, no broken connections." }
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 
+use super::killer::Killer;
 use super::lobbies::Lobbies;
 use super::onlooker::Onlooker;
 use super::witness::{Witness, evidence};
@@ -14,32 +15,30 @@ use crate::clock::SECOND_NS;
 use crate::interference;
 use crate::interval_log::Interval;
 use crate::ledger::{Ledger, LobbyOutcome, SteadyCounts};
-use crate::plan::{Moments, Rate, RunPlan};
+use crate::plan::{Moments, RunPlan};
 use crate::progress::Progress;
 use crate::recorder::{Missing, Recorder};
 use crate::relay_admin::{self, Admin, CpuByThread};
 use crate::relay_process::{RelayProcess, Usage};
 use crate::scenario;
-use crate::signer::{Assignment, BATCH_MESSAGES, Signer};
+use crate::signer::Signer;
 use crate::spread::Spread;
-use crate::stock::Batch;
 use crate::summary::WorkerRecord;
-use crate::units::show_count;
 use crate::validity::examine;
-use crate::worker::{Command, Handle, Outcome, Ready, Report};
+use crate::worker::{Command, Handle, Outcome, Report};
 
 /// From telling the workers to the first message.
 const START_NOTICE_NS: u64 = 50_000_000;
 
-/// How long connecting may stand still.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
+/// What a reader has to know of a run with a relay that was killed.
+const TIMES_ARE_NOT_JUDGED: &str = "the relay was killed and started again: times hold how long it was down, and say \
+    nothing; judged is what became of each message, which no trouble of the generator can spoil";
 
-/// How long lobbies may take to agree before the run, and how often they are compared.
-const AGREE_PATIENCE: Duration = Duration::from_secs(5);
-const COMPARE_EVERY: Duration = Duration::from_millis(50);
+/// How often lobbies are compared.
+pub(super) const COMPARE_EVERY: Duration = Duration::from_millis(50);
 
 /// How long a worker may take to answer; its passes take milliseconds.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the relay fared at one moment.
 struct Reading {
@@ -50,22 +49,23 @@ struct Reading {
 
 /// Conducts the workers, the signers and a relay of our own through one run.
 pub(super) struct Coordinator<'a> {
-    plan: Arc<RunPlan>,
-    progress: &'a Progress,
+    pub(super) plan: Arc<RunPlan>,
+    pub(super) progress: &'a Progress,
     interrupted: &'a AtomicBool,
     pub(super) relay: Option<RelayProcess>,
+    killer: Option<Killer>,
     /// The admin port of a relay that is not ours.
     admin: Option<Admin>,
-    workers: Vec<Handle>,
+    pub(super) workers: Vec<Handle>,
     reports: Receiver<Report>,
-    signers: Vec<Signer>,
+    pub(super) signers: Vec<Signer>,
     onlooker: Onlooker,
     empty: Usage,
     /// Intervals by number, and how many workers have handed theirs in.
     intervals: Vec<(Box<Recorder>, usize)>,
     /// Joins and leaves.
     spread: Spread,
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
     witness: Witness,
 }
 
@@ -76,6 +76,7 @@ impl<'a> Coordinator<'a> {
         progress: &'a Progress,
         interrupted: &'a AtomicBool,
         relay: Option<RelayProcess>,
+        killer: Option<Killer>,
         admin: Option<Admin>,
     ) -> Result<Self, RunError> {
         let (sender, reports) = unbounded();
@@ -88,6 +89,7 @@ impl<'a> Coordinator<'a> {
             progress,
             interrupted,
             relay,
+            killer,
             admin,
             workers: Vec::new(),
             reports,
@@ -129,11 +131,15 @@ impl<'a> Coordinator<'a> {
         let truth_known = self.check_truth()?;
         let connected = self.usage();
         let offset_ms = self.check_limits(&ready)?;
+        self.send_away()?;
         let signed = self.sign_ahead(&ready, offset_ms)?;
         let begin_ns = self.plan.clock.now_ns() + START_NOTICE_NS;
         let moments = self.plan.moments(begin_ns);
         let steady_began =
             SystemTime::now() + Duration::from_nanos(moments.steady_ns.saturating_sub(self.plan.clock.now_ns()));
+        if let Some(killer) = &mut self.killer {
+            killer.start(&moments);
+        }
         for (worker, signed) in self.workers.iter().zip(signed) {
             worker.tell(Command::Start { moments, signed });
         }
@@ -149,6 +155,13 @@ impl<'a> Coordinator<'a> {
             ledger.add(&outcome.ledger);
             steady.add(&outcome.steady);
             lobby.disagreements += outcome.disagreements;
+        }
+        if let Some(killer) = &mut self.killer {
+            // What is left of it is what the coordinator knows.
+            scenario.crash.kills = killer.counts.kills;
+            scenario.crash.down_ns = killer.counts.down_ns;
+            scenario.crash.down_longest_ns = killer.counts.down_longest_ns;
+            self.notes.push(TIMES_ARE_NOT_JUDGED.to_owned());
         }
         let last = self.intervals.len();
         for outcome in &mut outcomes {
@@ -204,7 +217,9 @@ impl<'a> Coordinator<'a> {
             notes: std::mem::take(&mut self.notes),
         };
         result.count_missing();
-        result.findings = examine(&evidence(&result));
+        if self.killer.is_none() {
+            result.findings = examine(&evidence(&result));
+        }
         Ok(result)
     }
 
@@ -223,7 +238,7 @@ impl<'a> Coordinator<'a> {
     }
 
     /// The next report, or `None` after `patience`. Looks whether it makes sense to go on.
-    fn next(&mut self, patience: Duration) -> Result<Option<Report>, RunError> {
+    pub(super) fn next(&mut self, patience: Duration) -> Result<Option<Report>, RunError> {
         if self.interrupted.load(Ordering::Relaxed) {
             return Err(RunError::Interrupted);
         }
@@ -243,151 +258,23 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    fn connected(&self) -> u64 {
+    pub(super) fn connected(&self) -> u64 {
         self.workers.iter().map(|worker| worker.gauge.active.load(Ordering::Relaxed)).sum()
     }
 
-    fn await_clients(&mut self) -> Result<Vec<Ready>, RunError> {
-        let clients = self.plan.workload.clients;
-        let seconds = self.plan.workload.ramp.as_secs_f64();
-        self.progress.phase(
-            "connect",
-            u64::from(clients),
-            &format!("{} clients over {seconds:.1} s", show_count(u64::from(clients))),
-        );
-        let mut ready = Vec::new();
-        let (mut connected, mut moved) = (0, Instant::now());
-        while ready.len() < self.plan.workers {
-            if let Some(Report::Ready(report)) = self.next(COMPARE_EVERY)? {
-                ready.push(report);
-            }
-            let active = self.connected();
-            if active != connected {
-                (connected, moved) = (active, Instant::now());
-                self.progress.at(active);
-            }
-            if moved.elapsed() > CONNECT_PATIENCE + self.plan.workload.ramp {
-                return Err(RunError::Stuck { connected, clients });
-            }
-        }
-        ready.sort_unstable_by_key(|ready| ready.worker);
-        Ok(ready)
-    }
-
-    /// Whether nobody but this run's clients is on the relay, so that the truth is known.
-    fn check_truth(&mut self) -> Result<bool, RunError> {
-        if !self.plan.workload.lobby {
-            return Ok(true);
-        }
-        let deadline = Instant::now() + AGREE_PATIENCE;
-        loop {
-            let lobbies = self.compare()?;
-            if lobbies.wrong(true) == 0 {
-                return Ok(true);
-            }
-            if Instant::now() >= deadline {
-                self.notes.push(
-                    "the relay's lobby holds others than this run's clients, so the truth is unknown: lobbies are \
-                     compared with each other and with the totals that the relay announces"
-                        .to_owned(),
-                );
-                return Ok(false);
-            }
-            self.wait(COMPARE_EVERY)?;
-        }
-    }
-
     /// Lets time pass; reports that come meanwhile are intervals.
-    fn wait(&mut self, time: Duration) -> Result<(), RunError> {
+    pub(super) fn wait(&mut self, time: Duration) -> Result<(), RunError> {
         if let Some(report) = self.next(time)? {
             self.take(report);
         }
         Ok(())
     }
 
-    fn take(&mut self, report: Report) {
+    pub(super) fn take(&mut self, report: Report) {
         if let Report::Interval { number, recorder, news } = report {
             self.take_interval(number as usize, &recorder);
             self.spread.take(news);
         }
-    }
-
-    /// Refuses a workload that the relay's limits forbid. Returns the relay's clock less ours.
-    fn check_limits(&mut self, ready: &[Ready]) -> Result<i64, RunError> {
-        let Some(relay) = ready.iter().find_map(|ready| ready.relay) else { return Ok(0) };
-        let workload = &self.plan.workload;
-        let allowed = relay.limits.messages_per_second;
-        if allowed > 0 {
-            let fix = "start the relay with --rate-limit 0 (with --spawn-relay: --relay-args '--rate-limit 0')";
-            match workload.per_sender() {
-                None => {
-                    return Err(RunError::Refused(format!(
-                        "--rate max needs a relay without a rate limit, and this one takes {allowed} messages a \
-                         second of each key: {fix}"
-                    )));
-                }
-                Some(planned) if planned > allowed as f64 => {
-                    return Err(RunError::Refused(format!(
-                        "each sender would send up to {planned:.1} messages a second, and the relay takes {allowed} of each \
-                         key: use more --clients or --senders, a lower --rate, or {fix}"
-                    )));
-                }
-                Some(_) => {}
-            }
-        }
-        if workload.message_bytes as u64 > relay.limits.message_chars && workload.rate != Rate::Idle {
-            return Err(RunError::Refused(format!(
-                "messages of {} characters are too long for this relay: --message-bytes {} at most",
-                workload.message_bytes, relay.limits.message_chars
-            )));
-        }
-        if relay.clock_offset_ms.abs() > 1000 {
-            self.notes.push(format!(
-                "the relay's clock differs by {:.1} s; messages are signed with its time",
-                relay.clock_offset_ms as f64 / 1000.0
-            ));
-        }
-        Ok(relay.clock_offset_ms)
-    }
-
-    /// Starts the signers and waits until they are ahead.
-    fn sign_ahead(&mut self, ready: &[Ready], clock_offset_ms: i64) -> Result<Vec<Option<Receiver<Batch>>>, RunError> {
-        let ahead = self.plan.workload.signed_ahead();
-        if ahead == 0 {
-            return Ok(ready.iter().map(|_| None).collect());
-        }
-        self.progress.phase("sign", 1, &format!("{} messages ahead of the run", show_count(ahead)));
-        let moments = self.plan.moments(0);
-        let mut receivers = Vec::new();
-        for ready in ready {
-            if ready.senders == 0 {
-                receivers.push(None);
-                continue;
-            }
-            let messages = self.plan.messages(ready.worker).map(|schedule| schedule.count_before(moments.end_ns));
-            let share = ahead.div_ceil(self.plan.workers as u64);
-            let batches_ahead = share.div_ceil(BATCH_MESSAGES as u64) as usize;
-            let assignment = Assignment {
-                worker: ready.worker,
-                keys: Arc::clone(&ready.keys),
-                senders: ready.senders,
-                peers: Arc::clone(&ready.peers),
-                messages,
-                batches_ahead,
-                // A closed loop is to be left in peace as long as its stock lasts. An open one is
-                // known to need more: signing it evenly disturbs least.
-                low_water: if messages.is_some() { batches_ahead } else { batches_ahead / 4 },
-                clock_offset_ms,
-            };
-            let (signer, receiver) = Signer::start(&self.plan, assignment)
-                .map_err(|error| RunError::System { what: "starting a signer", error })?;
-            self.signers.push(signer);
-            receivers.push(Some(receiver));
-        }
-        while !self.signers.iter().all(Signer::is_primed) {
-            self.wait(Duration::from_millis(5))?;
-        }
-        Ok(receivers)
     }
 
     /// From the start until everything sent has come to an end. Returns how the relay fared at both
@@ -420,8 +307,11 @@ impl<'a> Coordinator<'a> {
             }
             let phase_began_ns = if steady_begin.is_some() { moments.steady_ns } else { moments.begin_ns };
             self.progress.at(now_ns.saturating_sub(phase_began_ns) / 1_000_000);
+            self.strike_if_due(now_ns)?;
             // Wakes for the moments at which the relay is looked at, and for the bar.
-            let next_ns = [moments.steady_ns, moments.end_ns].into_iter().find(|&ns| ns > now_ns).unwrap_or(u64::MAX);
+            let strike_ns = self.killer.as_ref().and_then(Killer::due_ns).unwrap_or(u64::MAX);
+            let moments_ns = [moments.steady_ns, moments.end_ns, strike_ns].into_iter().filter(|&ns| ns > now_ns);
+            let next_ns = moments_ns.min().unwrap_or(u64::MAX);
             let patience = Duration::from_nanos((next_ns - now_ns).min(100_000_000));
             match self.next(patience)? {
                 Some(Report::Drained) => drained += 1,
@@ -431,6 +321,17 @@ impl<'a> Coordinator<'a> {
         }
         let (begin, end) = (steady_begin.take(), steady_end.take());
         Ok((begin.unwrap_or_else(|| self.reading()), end.unwrap_or_else(|| self.reading())))
+    }
+
+    /// Kills the relay and starts it again, if it is time. Clients find their own way back.
+    fn strike_if_due(&mut self, now_ns: u64) -> Result<(), RunError> {
+        if let Some(killer) = &mut self.killer
+            && killer.due_ns().is_some_and(|due_ns| due_ns <= now_ns)
+            && let Some(relay) = self.relay.take()
+        {
+            self.relay = Some(killer.strike(relay)?);
+        }
+        Ok(())
     }
 
     fn take_interval(&mut self, number: usize, recorder: &Recorder) {
@@ -482,7 +383,7 @@ impl<'a> Coordinator<'a> {
     }
 
     /// Asks all workers what their clients' lobbies look like.
-    fn compare(&mut self) -> Result<Lobbies, RunError> {
+    pub(super) fn compare(&mut self) -> Result<Lobbies, RunError> {
         for worker in &self.workers {
             worker.tell(Command::CompareLobbies);
         }

@@ -1,4 +1,4 @@
-//! What became of what was not steady: messages that are not judged, a storm, slow readers.
+//! What became of what was not steady: messages that are not judged, a storm, slow readers, who was offline.
 
 use std::collections::BTreeMap;
 
@@ -98,11 +98,7 @@ impl StormCounts {
         self.acks.surplus += other.acks.surplus;
         self.busy = [self.busy, other.busy].into_iter().flatten().reduce(f64::max);
         self.stayed_due += other.stayed_due;
-        if let Some(others) = &other.stayed {
-            let own = self.stayed.get_or_insert_with(|| Box::new(recorder::empty()));
-            // All have the same bounds.
-            let _ = own.add(&**others);
-        }
+        add_times(&mut self.stayed, other.stayed.as_deref());
     }
 }
 
@@ -128,6 +124,181 @@ impl SlowReaderCounts {
     }
 }
 
+/// Messages between others over a time: how many were due, and the response times of those that came.
+pub type OfOthers = (u64, Option<Box<Histogram<u64>>>);
+
+/// Who was offline, as workers counted it.
+#[derive(Clone, Debug, Default)]
+pub struct OfflineCounts {
+    /// Clients that were.
+    pub clients: u64,
+    /// Of those, the ones that were welcomed again.
+    pub back: u64,
+    /// Of those, the ones that went on without a gap.
+    pub recovered: u64,
+    /// Attempts to come back that failed, and were made again.
+    pub login_errors: u64,
+    /// Messages to them that were written.
+    pub sent: u64,
+    /// Of those, the ones that were acked.
+    pub acked: u64,
+    /// Of those sent, the ones that were refused.
+    pub refused: u64,
+    /// Of those sent, the ones that came.
+    pub delivered: u64,
+    /// Clients for whom something still waited at the end.
+    pub behind: u64,
+    /// When the first of them sent its `auth` again.
+    pub first_back_ns: Option<u64>,
+    /// When the last message had come that waited; zero if none did.
+    pub caught_up_ns: u64,
+    /// Between others, due before the first came back.
+    pub before: OfOthers,
+    /// Between others, due from then on until the last had everything.
+    pub meanwhile: OfOthers,
+    /// Between others, due after that.
+    pub after: OfOthers,
+}
+
+impl OfflineCounts {
+    fn add(&mut self, other: &Self) {
+        self.clients += other.clients;
+        self.back += other.back;
+        self.recovered += other.recovered;
+        self.login_errors += other.login_errors;
+        self.sent += other.sent;
+        self.acked += other.acked;
+        self.refused += other.refused;
+        self.delivered += other.delivered;
+        self.behind += other.behind;
+        self.first_back_ns = [self.first_back_ns, other.first_back_ns].into_iter().flatten().min();
+        self.caught_up_ns = self.caught_up_ns.max(other.caught_up_ns);
+        let Self { before, meanwhile, after, .. } = self;
+        for (own, others) in [(before, &other.before), (meanwhile, &other.meanwhile), (after, &other.after)] {
+            own.0 += others.0;
+            add_times(&mut own.1, others.1.as_deref());
+        }
+    }
+}
+
+fn add_times(own: &mut Option<Box<Histogram<u64>>>, others: Option<&Histogram<u64>>) {
+    if let Some(others) = others {
+        let own = own.get_or_insert_with(|| Box::new(recorder::empty()));
+        // All have the same bounds.
+        let _ = own.add(others);
+    }
+}
+
+/// Who was offline, summed up. Times in nanoseconds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OfflineSummary {
+    /// Clients that were offline while messages were sent to them.
+    pub clients: u64,
+    /// Of those, the ones that came back.
+    pub back: u64,
+    /// Of those, the ones that the relay told to go on without a gap.
+    pub recovered: u64,
+    /// Attempts to come back that failed, and were made again after a second.
+    pub login_errors: u64,
+    /// Messages to them that were written.
+    pub sent: u64,
+    /// Of those, the ones that were acked.
+    pub acked: u64,
+    /// Of those sent, the ones that were refused.
+    pub refused: u64,
+    /// Of those sent, the ones that came.
+    pub delivered: u64,
+    /// Clients that lacked something at the end.
+    pub behind: u64,
+    /// From the first `auth` of one who came back until the last message that waited had come; `None` if
+    /// none ever did.
+    pub catch_up_time: Option<u64>,
+    /// Messages a second in that time.
+    pub caught_up_per_second: Option<f64>,
+    /// Response times between others, of messages due before the first came back.
+    pub before: MetricSummary,
+    /// The same, of those due from then on until the last had everything.
+    pub meanwhile: MetricSummary,
+    /// The same, of those due after that.
+    pub after: MetricSummary,
+}
+
+impl From<&OfflineCounts> for OfflineSummary {
+    fn from(counts: &OfflineCounts) -> Self {
+        let catch_up_time =
+            counts.first_back_ns.and_then(|back_ns| counts.caught_up_ns.checked_sub(back_ns)).filter(|&ns| ns > 0);
+        let empty = recorder::empty();
+        let others = |(due, times): &OfOthers| {
+            let times = times.as_deref().unwrap_or(&empty);
+            MetricSummary::of(times, due.saturating_sub(times.len()))
+        };
+        Self {
+            clients: counts.clients,
+            back: counts.back,
+            recovered: counts.recovered,
+            login_errors: counts.login_errors,
+            sent: counts.sent,
+            acked: counts.acked,
+            refused: counts.refused,
+            delivered: counts.delivered,
+            behind: counts.behind,
+            catch_up_time,
+            caught_up_per_second: catch_up_time.map(|ns| counts.delivered as f64 * SECOND_NS as f64 / ns as f64),
+            before: others(&counts.before),
+            meanwhile: others(&counts.meanwhile),
+            after: others(&counts.after),
+        }
+    }
+}
+
+/// A relay that was killed now and then, as workers and coordinator counted it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashCounts {
+    /// Times it was killed and started again.
+    pub kills: u64,
+    /// From the kill until it listened again, added up and at most. Nanoseconds.
+    pub down_ns: u64,
+    /// The longest of these.
+    pub down_longest_ns: u64,
+    /// How connections ended, and how many.
+    pub ended: BTreeMap<String, u64>,
+    /// Clients that came back, each time.
+    pub reconnects: u64,
+    /// Of those, the ones that the relay told to go on without a gap.
+    pub recovered: u64,
+    /// Messages that were written again, byte for byte, since no ack had come.
+    pub sent_again: u64,
+    /// Of those, the ones that were acked as known.
+    pub duplicate_acks: u64,
+    /// Deliveries of what had come on an earlier connection: clients know it by its id.
+    pub repeated: u64,
+    /// Messages that were acked.
+    pub acked: u64,
+    /// Of those, the ones that did not come.
+    pub lost: u64,
+    /// The ids of some of them.
+    pub lost_ids: Vec<String>,
+}
+
+impl CrashCounts {
+    fn add(&mut self, other: &Self) {
+        self.kills += other.kills;
+        self.down_ns += other.down_ns;
+        self.down_longest_ns = self.down_longest_ns.max(other.down_longest_ns);
+        for (how, count) in &other.ended {
+            *self.ended.entry(how.clone()).or_default() += count;
+        }
+        self.reconnects += other.reconnects;
+        self.recovered += other.recovered;
+        self.sent_again += other.sent_again;
+        self.duplicate_acks += other.duplicate_acks;
+        self.repeated += other.repeated;
+        self.acked += other.acked;
+        self.lost += other.lost;
+        self.lost_ids.extend_from_slice(&other.lost_ids);
+    }
+}
+
 /// Everything that was not steady.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
@@ -137,6 +308,10 @@ pub struct Outcome {
     pub storm: StormCounts,
     /// The slow readers, if there were to be some.
     pub slow_readers: SlowReaderCounts,
+    /// Who was offline, if somebody was to be.
+    pub offline: OfflineCounts,
+    /// The relay that was killed, if it was to be.
+    pub crash: CrashCounts,
 }
 
 impl Outcome {
@@ -145,6 +320,8 @@ impl Outcome {
         self.aside.add(&other.aside);
         self.storm.add(&other.storm);
         self.slow_readers.add(&other.slow_readers);
+        self.offline.add(&other.offline);
+        self.crash.add(&other.crash);
     }
 }
 

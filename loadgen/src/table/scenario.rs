@@ -9,6 +9,8 @@ pub(super) fn render(out: &mut String, summary: &Summary) -> Result {
     steps(out, summary)?;
     storm(out, summary)?;
     slow_readers(out, summary)?;
+    offline(out, summary)?;
+    crash(out, summary)?;
     aside(out, summary)
 }
 
@@ -82,6 +84,69 @@ fn slow_readers(out: &mut String, summary: &Summary) -> Result {
     )?;
     for (how, count) in &slow.ended {
         writeln!(out, "           {} × {how}", show_count(*count))?;
+    }
+    Ok(())
+}
+
+fn offline(out: &mut String, summary: &Summary) -> Result {
+    let Some(offline) = &summary.offline else { return Ok(()) };
+    writeln!(
+        out,
+        "offline    {} clients, {} of them came back, {} without a gap: {} messages sent to them, {} acked, {} refused, \
+         {} came",
+        show_count(offline.clients),
+        show_count(offline.back),
+        show_count(offline.recovered),
+        show_count(offline.sent),
+        show_count(offline.acked),
+        show_count(offline.refused),
+        show_count(offline.delivered),
+    )?;
+    if let (Some(ns), Some(rate)) = (offline.catch_up_time, offline.caught_up_per_second) {
+        let rate = show_count(rate.round() as u64);
+        writeln!(out, "           {} from the first of them coming back to the last message, {rate}/s", show_ns(ns))?;
+    }
+    for (when, message) in [("before", &offline.before), ("meanwhile", &offline.meanwhile), ("after", &offline.after)] {
+        if message.n + message.infinite > 0 {
+            writeln!(
+                out,
+                "           {} messages between others {when}: p50 {}, p99 {}, max {}",
+                show_count(message.n + message.infinite),
+                show(message.p50),
+                show(message.p99),
+                show(message.max),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn crash(out: &mut String, summary: &Summary) -> Result {
+    let Some(crash) = &summary.crash else { return Ok(()) };
+    writeln!(
+        out,
+        "crash      killed and started again {} times, {} at most until it listened; {} times a client came back, {} \
+         without a gap",
+        show_count(crash.kills),
+        show_ns(crash.down_longest_ns),
+        show_count(crash.reconnects),
+        show_count(crash.recovered),
+    )?;
+    writeln!(
+        out,
+        "           {} messages acked, {} of them lost; {} sent again, {} of them acked as known; {} came again on a \
+         later connection",
+        show_count(crash.acked),
+        show_count(crash.lost),
+        show_count(crash.sent_again),
+        show_count(crash.duplicate_acks),
+        show_count(crash.repeated),
+    )?;
+    for id in &crash.lost_ids {
+        writeln!(out, "           LOST {id}")?;
+    }
+    if crash.lost > crash.lost_ids.len() as u64 {
+        writeln!(out, "           and {} more", show_count(crash.lost - crash.lost_ids.len() as u64))?;
     }
     Ok(())
 }

@@ -90,11 +90,16 @@ impl Session {
     /// The connection of the client at `place` is of no more use.
     pub(super) fn gone(&mut self, place: u32, why: &str) {
         let since_ns = self.clients[place as usize].since_ns;
+        if self.crash.is_on {
+            self.clients[place as usize].remember();
+        }
         match self.detach(place) {
             Stage::Away => {}
             Stage::Leaving => {
                 self.leaving -= 1;
-                self.churn.gone(place);
+                if place >= self.stable {
+                    self.churn.gone(place);
+                }
             }
             stage => {
                 self.never_opened(stage, since_ns);
@@ -136,7 +141,9 @@ impl Session {
         self.closes.extend(client.connection.take());
         client.response = Vec::new();
         self.outbox.forget(place);
-        self.traffic.abandon(place);
+        if !self.crash.is_on {
+            self.traffic.abandon(place);
+        }
         if stage.is_handshake() {
             self.handshakes -= 1;
         }
@@ -159,10 +166,12 @@ impl Session {
         if place >= self.stable {
             self.churn.gone(place);
             ledger::count(&mut self.traffic.ledger.disconnects, &format!("visitor: {why}"));
+        } else if self.survives(place, why) {
+            // It is counted there.
         } else if self.is_expected(place) {
             ledger::count(&mut self.traffic.ledger.disconnects, &format!("coming back: {why}"));
             self.storm.failed(place, self.plan.clock.now_ns());
-        } else if !self.slow.excuses(place, why) {
+        } else if !self.slow.excuses(place, why) && !self.retries(place, why) {
             ledger::count(&mut self.traffic.ledger.disconnects, why);
         }
     }
@@ -239,7 +248,9 @@ impl Session {
         let key = identity::signing_key(self.plan.workload.seed, client.number);
         let mode = if self.plan.workload.lobby { LobbyMode::All } else { LobbyMode::None };
         let name = &self.plan.target.relay_name;
-        match opening::answer(challenge, name, &key, identity::DEVICE, mode, client.resume()) {
+        let resume = client.resume();
+        let device = if place < self.stable { self.traffic.audience.device(place) } else { 0 };
+        match opening::answer(challenge, name, &key, identity::device(device), mode, resume) {
             Ok(auth) => {
                 let mut frame = Vec::new();
                 encode::auth(&mut frame, &auth);
@@ -248,8 +259,12 @@ impl Session {
                 let client = &mut self.clients[place as usize];
                 client.stage = Stage::Authenticating;
                 client.since_ns = now_ns;
+                self.comes_for_mail(place, now_ns);
                 if place >= self.stable {
-                    let seen = Seen { visitor: client.number - self.plan.workload.clients, joined: true };
+                    let seen = Seen {
+                        visitor: self.clients[place as usize].number - self.plan.workload.clients,
+                        joined: true,
+                    };
                     self.happens(seen, now_ns);
                 }
             }
@@ -265,11 +280,16 @@ impl Session {
             return;
         }
         client.stage = Stage::Entering;
-        self.traffic.ledger.seq_gaps += client.open_inbox(welcome);
+        let gaps = client.open_inbox(welcome);
+        if !self.crash.is_on {
+            // A killed relay takes acks with it, and with them the numbers of own messages.
+            self.traffic.ledger.seq_gaps += gaps;
+        }
         let authenticated_ns = now_ns - client.since_ns;
         self.handshakes -= 1;
         self.record_opening(Metric::Auth, authenticated_ns, now_ns);
         self.logged_in(place, now_ns);
+        self.note_return(place);
         self.relay.get_or_insert_with(|| RelayLimits {
             limits: welcome.limits,
             clock_offset_ms: welcome.time.unix_ms() - unix_ms(),

@@ -21,12 +21,16 @@ use relay_engine::{ConnectionId, Engine};
 
 use super::churn::{Call, Churn};
 use super::client::{Client, Stage};
+use super::confirming::Confirming;
+use super::crash::Crash;
 use super::inbox::{AckView, scan_ack};
+use super::offline::Offline;
 use super::outbox::Outbox;
 use super::slow::SlowReaders;
 use super::storm::Storm;
 use super::traffic::Traffic;
 use super::{Gauge, LobbyGroup, LobbyReport, RelayLimits};
+use crate::audience::Audience;
 use crate::clock::SECOND_NS;
 use crate::identity;
 use crate::lobby::{self, Change, Seen, UpdateCache};
@@ -40,7 +44,8 @@ use crate::spread::{self, Sightings};
 /// At most one `lobby_sync` in 2 s (PROTOCOL, Lobby).
 const SYNC_NS: u64 = 2 * SECOND_NS;
 
-/// The clients of one worker. Places `0..clients` are those that stay, the visitors come behind.
+/// The clients of one worker, a place for each connection: those that stay, as [`Audience`] numbers them,
+/// and behind them the visitors.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(super) plan: Arc<RunPlan>,
@@ -55,6 +60,11 @@ pub(crate) struct Session {
     pub(crate) churn: Churn,
     pub(crate) storm: Storm,
     pub(crate) slow: SlowReaders,
+    pub(crate) offline: Offline,
+    pub(crate) crash: Crash,
+    pub(super) confirming: Confirming,
+    /// For frames that are no messages.
+    pub(super) control: Vec<u8>,
     pub(crate) recorder: Box<Recorder>,
     pub(crate) sightings: Sightings,
     /// Places that want a connection.
@@ -82,12 +92,17 @@ impl Session {
             .owned(worker, workload.clients)
             .map(|number| Client::new(number, identity::public_key(workload.seed, number)))
             .collect();
-        let stable = clients.len() as u32;
+        let keys: Arc<[_]> = clients.iter().map(|client| client.key).collect();
+        let users = clients.len() as u32;
+        let audience = Audience::new(users, workload.devices);
+        let stable = audience.connections();
+        let others = (users..stable).map(|place| &clients[audience.user(place) as usize]);
+        let others: Vec<_> = others.map(|client| Client::new(client.number, client.key)).collect();
+        clients.extend(others);
         clients.extend(
             plan.owned(worker, visitors)
                 .map(|visitor| Client::new(workload.clients + visitor, *plan.visitors.key(visitor))),
         );
-        let keys: Arc<[_]> = clients[..stable as usize].iter().map(|client| client.key).collect();
         let senders = plan.owned(worker, workload.senders).len() as u32;
         let places = stable..clients.len() as u32;
         Self {
@@ -98,8 +113,12 @@ impl Session {
             outbox: Outbox::new(clients.len()),
             traffic: Traffic::new(plan, worker, keys, senders),
             churn: Churn::new(plan, worker, places),
-            storm: Storm::new(plan, worker, stable),
-            slow: SlowReaders::new(plan, worker, stable),
+            storm: Storm::new(plan, worker, users),
+            slow: SlowReaders::new(plan, worker, users),
+            offline: Offline::new(plan, worker, users),
+            crash: Crash::new(plan, worker, users),
+            confirming: Confirming::new(clients.len(), workload.confirms),
+            control: Vec::new(),
             recorder: Box::default(),
             sightings: Sightings::default(),
             connects: VecDeque::new(),
@@ -121,7 +140,7 @@ impl Session {
     }
 
     pub(crate) fn keys(&self) -> Arc<[protocol::PublicKey]> {
-        self.clients[..self.stable as usize].iter().map(|client| client.key).collect()
+        Arc::clone(&self.traffic.keys)
     }
 
     /// Whether all clients that stay are there.
@@ -135,6 +154,7 @@ impl Session {
         self.churn.start(*moments);
         self.storm.start(moments);
         self.slow.start(moments);
+        self.offline.start(moments);
     }
 
     pub(crate) fn update_gauge(&self, gauge: &Gauge) {
@@ -157,7 +177,8 @@ impl Session {
 
     /// Does what is due now. Returns how much that was.
     pub(crate) fn step(&mut self, now_ns: u64) -> usize {
-        let mut done = self.dial(now_ns) + self.storm(now_ns);
+        let mut done = self.dial(now_ns) + self.storm(now_ns) + self.call_back(now_ns);
+        done += self.try_again(now_ns) + self.confirm(now_ns);
         self.slow.step(now_ns);
         while let Some(call) = self.churn.next_call(now_ns) {
             done += 1;
@@ -175,7 +196,11 @@ impl Session {
         let exact = self.traffic.due_ns().map(|due_ns| (due_ns, true));
         let churn = self.churn.due_ns().map(|due_ns| (due_ns, false));
         let storm = self.storm.due_ns(self.handshakes >= self.handshakes_max).map(|due_ns| (due_ns, false));
-        exact.into_iter().chain(churn).chain(storm).chain(self.dial_due_ns().map(|due_ns| (due_ns, false))).min()
+        let full = self.handshakes >= self.handshakes_max;
+        let back = self.offline.due_ns().into_iter().chain(self.crash.due_ns()).min();
+        let back = back.filter(|_| !full).map(|due_ns| (due_ns, false));
+        let dial = self.dial_due_ns().map(|due_ns| (due_ns, false));
+        exact.into_iter().chain(churn).chain(storm).chain(back).chain(dial).min()
     }
 
     /// Bytes have come for the client at `place`.
@@ -227,12 +252,15 @@ impl Session {
             self.acked(place, ack);
         } else if text.starts_with("{\"type\":\"lobby") {
             self.lobby(place, text);
+        } else if text.starts_with("{\"type\":\"receipt\"") {
+            // They come by the thousand as well, and nothing is asked of them.
         } else {
             self.parsed(place, text);
         }
     }
 
     fn pushed(&mut self, place: u32, text: &str) {
+        self.confirming.note(place);
         let Self { traffic, clients, frames, recorder, .. } = self;
         traffic.on_push(place, &mut clients[place as usize].inbox, text, frames, recorder);
     }
@@ -270,7 +298,7 @@ impl Session {
         {
             for &seen in &update.seen {
                 let when_ns = visitors.when(seen);
-                if moments.is_steady(when_ns) && !self.storm.hides(when_ns) {
+                if moments.is_steady(when_ns) {
                     let metric = if seen.joined { Metric::LobbyJoin } else { Metric::LobbyLeave };
                     self.recorder.record(metric, now_ns - when_ns);
                     self.sightings.saw(spread::Event::new(seen, when_ns), now_ns - when_ns);
@@ -318,7 +346,7 @@ impl Session {
     /// A visitor joins or leaves now: the watchers are to be told.
     pub(super) fn happens(&mut self, seen: Seen, now_ns: u64) {
         self.plan.visitors.note(seen, now_ns);
-        if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) && !self.storm.hides(now_ns) {
+        if self.traffic.moments().is_some_and(|moments| moments.is_steady(now_ns)) {
             *(if seen.joined { &mut self.traffic.steady.joins } else { &mut self.traffic.steady.leaves }) += 1;
             self.sightings.made(spread::Event::new(seen, now_ns), self.plan.visitors.watching());
         }
@@ -329,6 +357,7 @@ impl Session {
         if place < self.stable {
             self.active += 1;
             self.returned(place, now_ns);
+            self.goes_on(place);
             if !self.slow.holds(place) {
                 self.plan.visitors.watch();
             }
@@ -355,7 +384,10 @@ impl Session {
                     self.gone(place, &format!("error {}: {}", error.reason, error.details));
                 } else {
                     let Self { traffic, outbox, .. } = self;
-                    traffic.on_refusal(place, error.reason, error.id, outbox);
+                    let keeps_mail = traffic.on_refusal(place, error.reason, error.id, outbox);
+                    if !keeps_mail {
+                        self.failure.get_or_insert_with(|| NO_STORE.to_owned());
+                    }
                 }
             }
             Ok(
@@ -381,8 +413,11 @@ impl Session {
                 report.moving += u64::from(client.stage != Stage::Away || self.is_expected(place));
                 continue;
             }
-            report.online.count += 1;
-            report.online.digest ^= client.key.digest_part();
+            // A key is there once, with whatever devices.
+            if !self.is_further_device(place) {
+                report.online.count += 1;
+                report.online.digest ^= client.key.digest_part();
+            }
             if self.slow.holds(place) {
                 continue;
             }
@@ -397,6 +432,11 @@ impl Session {
         report
     }
 
+    /// Whether `place` is that of a device beside its user's first.
+    pub(super) fn is_further_device(&self, place: u32) -> bool {
+        place < self.stable && self.traffic.audience.device(place) > 0
+    }
+
     /// Adds up what only the end shows.
     pub(crate) fn close_books(&mut self) {
         self.traffic.count_lost();
@@ -404,7 +444,9 @@ impl Session {
         let (slow_from, slow_to) = (self.slow.places.start as usize, self.slow.places.end as usize);
         let (slow, clients) = (&self.clients[slow_from..slow_to], self.clients[..slow_from].iter());
         let gaps: u64 = clients.chain(&self.clients[slow_to..]).map(|client| client.inbox.gaps()).sum();
-        self.traffic.ledger.seq_gaps += gaps;
+        if !self.crash.is_on {
+            self.traffic.ledger.seq_gaps += gaps;
+        }
         self.slow.counts.stayed = slow.iter().filter(|client| client.stage == Stage::Active).count() as u64;
         let watchers = u64::from(self.active) - self.slow.counts.stayed;
         self.traffic.steady.watchers = if self.plan.workload.lobby { watchers } else { 0 };
@@ -412,15 +454,22 @@ impl Session {
 
     /// What became of what was not steady.
     pub(crate) fn scenario_outcome(&mut self) -> scenario::outcome::Outcome {
+        let (offline, crash) = (self.offline_outcome(), self.crash_outcome());
         let standings = &mut self.traffic.standings;
         let (stayed, stayed_due, acks) = (standings.stayed.take(), standings.stayed_due, standings.acks);
         scenario::outcome::Outcome {
             aside: self.traffic.aside(),
             storm: StormCounts { stayed, stayed_due, acks, ..std::mem::take(&mut self.storm.counts) },
             slow_readers: std::mem::take(&mut self.slow.counts),
+            offline,
+            crash,
         }
     }
 }
+
+/// Why a relay cannot serve clients that are offline.
+const NO_STORE: &str = "the relay keeps nothing for those who are offline (error/offline), and --offline-share needs \
+    that: start it with a store, --data DIR and not --ephemeral (with --spawn-relay: --relay-args '--data DIR')";
 
 pub(super) fn decoder() -> Decoder {
     Decoder::new(Role::Client, limits::RELAY_FRAME_BYTES)

@@ -98,7 +98,7 @@ impl Traffic {
     }
 
     /// Sender and recipient of a message.
-    fn ends_of(&self, number: u64) -> Option<(u32, u32)> {
+    pub(super) fn ends_of(&self, number: u64) -> Option<(u32, u32)> {
         let sender = (number % u64::from(self.senders)) as u32;
         Some((sender, self.peers.place(sender, self.stock.record(number)?.peer)))
     }

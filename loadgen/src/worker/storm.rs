@@ -22,9 +22,6 @@ const PASS_DROPS: usize = 256;
 /// After how long a client that could not come back tries again.
 const RETRY_NS: u64 = SECOND_NS;
 
-/// Joins and leaves so shortly before and behind the drop are not judged.
-const HIDDEN_NS: u64 = SECOND_NS / 2;
-
 /// The storm of one worker; without one it never comes.
 #[derive(Debug)]
 pub(crate) struct Storm {
@@ -34,8 +31,6 @@ pub(crate) struct Storm {
     /// The next of them.
     next: u32,
     drop_ns: Option<u64>,
-    /// When it strikes, also where nobody of this worker drops.
-    strikes_ns: Option<u64>,
     /// Who comes back, and when.
     returns: BinaryHeap<Reverse<(u64, u32)>>,
     pub(crate) counts: StormCounts,
@@ -50,19 +45,12 @@ impl Storm {
             next: places.start,
             places,
             drop_ns: None,
-            strikes_ns: None,
             returns: BinaryHeap::new(),
             counts: StormCounts::default(),
         }
     }
 
-    /// Whether what visitors do at this moment is not judged: who is about to drop may not hear of it.
-    pub(super) fn hides(&self, ns: u64) -> bool {
-        self.strikes_ns.is_some_and(|drop_ns| (drop_ns.saturating_sub(HIDDEN_NS)..drop_ns + HIDDEN_NS).contains(&ns))
-    }
-
     pub(super) fn start(&mut self, moments: &Moments) {
-        self.strikes_ns = self.plan.map(|storm| moments.steady_ns + to_ns(storm.at));
         if let Some(storm) = self.plan.filter(|_| !self.places.is_empty()) {
             let drop_ns = moments.steady_ns + to_ns(storm.at);
             self.drop_ns = Some(drop_ns);

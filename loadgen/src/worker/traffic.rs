@@ -3,29 +3,26 @@
 //! # Flow
 //! ```text
 //! signer ── Batch ──> stock ── send_due (open loop) | send_next (closed loop) ──> queue (writing)
-//! pushed frame ── on_push ──> delivered, or one of the ledger's faults
-//! ack, error ── on_ack, on_refusal ──> finished; a closed loop sends the next
+//! push, ack, error ── checking ──> finished, or one of the ledger's faults; a closed loop sends the next
 //! ```
 //!
 //! # Invariants
 //! - A message is due on the schedule's clock, whatever happened to those before it.
-//! - A push is looked up by its id alone and then compared as a whole: a lookup that goes wrong is
-//!   found by the comparison.
 
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, TryRecvError};
-use protocol::server_frame::{Pushed, ServerFrame, ServerFrameDecoder};
-use protocol::{PublicKey, signature, signed_bytes, splice};
+use protocol::PublicKey;
 
-use super::inbox::{AckView, Inbox};
+use super::crash::Again;
+use super::offline::Waiting;
 use super::outbox::Outbox;
 use super::standing::Standings;
 use super::writing::Queue;
+use crate::audience::Audience;
 use crate::clock::Clock;
-use crate::ledger::{self, Ledger, SteadyCounts};
+use crate::ledger::{Ledger, SteadyCounts};
 use crate::plan::{Moments, Rate, RunPlan};
-use crate::recorder::{Metric, Recorder};
 use crate::schedule::Schedule;
 use crate::signer::{BATCH_MESSAGES, Favourites, Peers};
 use crate::stock::{Batch, Layout, State, Stock, read_id};
@@ -60,13 +57,13 @@ pub(crate) struct Supply {
 #[derive(Debug)]
 pub(crate) struct Traffic {
     pub(super) clock: Clock,
-    nonce: u32,
-    worker: u32,
-    workers: u32,
+    pub(super) nonce: u32,
+    pub(super) worker: u32,
+    pub(super) workers: u32,
     pub(super) senders: u32,
     rate: Rate,
     pub(super) peers: Arc<Peers>,
-    keys: Arc<[PublicKey]>,
+    pub(super) keys: Arc<[PublicKey]>,
     pub(super) stock: Stock,
     pub(super) signed: Option<Receiver<Batch>>,
     pub(super) pacing: Pacing,
@@ -74,7 +71,7 @@ pub(crate) struct Traffic {
     pub(super) queues: Vec<Queue>,
     pub(super) moments: Option<Moments>,
     /// By pair of sender and peer: one more than the highest `n` that was delivered.
-    delivered_to: Vec<u32>,
+    pub(super) delivered_to: Vec<u32>,
     /// Whose turn has come, and that are not finished.
     pub(super) open: u64,
     /// When the last message was written.
@@ -83,6 +80,9 @@ pub(crate) struct Traffic {
     /// would keep the signer from the core that both share.
     retry_ns: u64,
     pub(super) standings: Standings,
+    pub(super) audience: Audience,
+    pub(super) waiting: Waiting,
+    pub(super) again: Again,
     pub(crate) ledger: Ledger,
     pub(crate) steady: SteadyCounts,
     pub(crate) supply: Supply,
@@ -91,11 +91,9 @@ pub(crate) struct Traffic {
 impl Traffic {
     pub(crate) fn new(plan: &RunPlan, worker: usize, keys: Arc<[PublicKey]>, senders: u32) -> Self {
         let workload = &plan.workload;
-        let favourites = workload.scenario.skew.map_or(Favourites::default(), |skew| Favourites {
-            places: plan.owned(worker, skew.keys.of(workload.clients)).len() as u32,
-            share: skew.share.get(),
-        });
         let stable = keys.len() as u32;
+        let audience = Audience::new(stable, workload.devices);
+        let favourites = Favourites::of(plan, worker, stable);
         let peers = Peers::new(workload.seed, worker, stable, senders, workload.peers, favourites);
         Self {
             clock: plan.clock,
@@ -104,10 +102,16 @@ impl Traffic {
             workers: plan.workers as u32,
             senders,
             rate: workload.rate,
-            delivered_to: vec![0; peers.pairs()],
+            delivered_to: vec![0; peers.pairs() * audience.indices() as usize],
+            audience,
             peers: Arc::new(peers),
             keys,
-            stock: Stock::new(Layout::new(workload.message_bytes), BATCH_MESSAGES),
+            stock: Stock::new(
+                Layout::new(workload.message_bytes),
+                BATCH_MESSAGES,
+                &audience,
+                workload.scenario.crash.is_some(),
+            ),
             signed: None,
             pacing: Pacing::Silent,
             queues: vec![Queue::default(); senders as usize],
@@ -116,6 +120,8 @@ impl Traffic {
             written_ns: 0,
             retry_ns: 0,
             standings: Standings::new(plan, worker, stable),
+            waiting: Waiting::new(plan, worker, stable),
+            again: Again::new(plan, senders, stable),
             ledger: Ledger::default(),
             steady: SteadyCounts::default(),
             supply: Supply::default(),
@@ -237,8 +243,10 @@ impl Traffic {
             schedule.advance();
         }
         let sender = (number % u64::from(self.senders)) as u32;
-        if can_send(sender) {
-            self.offer(sender, number, intended_ns, outbox);
+        let is_connected = can_send(sender);
+        // A client whose relay was killed keeps what falls due until it is back.
+        if is_connected || self.again.is_on {
+            self.offer(sender, number, intended_ns, outbox, is_connected);
         } else {
             self.pass_over(number, intended_ns);
         }
@@ -246,7 +254,7 @@ impl Traffic {
     }
 
     /// Closed loop: sends the sender's next message now, or notes that it waits for the signer.
-    fn send_next(&mut self, sender: u32, outbox: &mut Outbox) {
+    pub(super) fn send_next(&mut self, sender: u32, outbox: &mut Outbox) {
         let now_ns = self.clock.now_ns();
         if self.moments.is_none_or(|moments| now_ns >= moments.end_ns) {
             return;
@@ -271,7 +279,7 @@ impl Traffic {
                 self.skip(number);
                 continue;
             }
-            self.offer(sender, number, now_ns, outbox);
+            self.offer(sender, number, now_ns, outbox, true);
             return;
         }
     }
@@ -299,7 +307,7 @@ impl Traffic {
     }
 
     /// The number of a message, by what its id says: the sender's place and `n`.
-    fn number_of(&self, id: &[u8]) -> Option<(u32, u32, u64)> {
+    pub(super) fn number_of(&self, id: &[u8]) -> Option<(u32, u32, u64)> {
         let (client, n) = read_id(self.nonce, id)?;
         let sender = client / self.workers;
         if client % self.workers != self.worker || sender >= self.senders {
@@ -312,193 +320,6 @@ impl Traffic {
         let judged = self.stock.record(number).is_some_and(|record| !record.state.has(State::ASIDE));
         if self.stock.mark(number, news) && judged {
             self.open -= 1;
-        }
-    }
-
-    /// A message was pushed to the client at `place`.
-    pub(crate) fn on_push(
-        &mut self,
-        place: u32,
-        inbox: &mut Inbox,
-        text: &str,
-        decoder: &mut ServerFrameDecoder,
-        recorder: &mut Recorder,
-    ) {
-        let layout = *self.stock.layout();
-        if let Some((seq, b"{", rest)) = splice::unsplice_seq(text.as_bytes())
-            && let Some((sender, n, number)) = layout.id_of(rest).and_then(|id| self.number_of(id))
-        {
-            let same = self.stock.frame(number).is_some_and(|frame| layout.same(frame, rest));
-            let finished = self.stock.is_past(number) || (self.stock.has(number) && self.stock.frame(number).is_none());
-            if same || finished {
-                self.on_known(place, inbox, seq, (sender, n, number), recorder);
-                return;
-            }
-        }
-        self.on_unlike(inbox, text, decoder);
-    }
-
-    /// A push that is one of ours, unchanged.
-    fn on_known(
-        &mut self,
-        place: u32,
-        inbox: &mut Inbox,
-        seq: u64,
-        (sender, n, number): (u32, u32, u64),
-        recorder: &mut Recorder,
-    ) {
-        let now_ns = self.clock.now_ns();
-        let rises = inbox.push(seq);
-        if self.deliver_aside(place, number) {
-            return;
-        }
-        let record = self.stock.record(number).copied();
-        if record.is_some_and(|record| !record.state.has(State::SENT)) {
-            self.ledger.unknown += 1;
-            return;
-        }
-        // Of one that is finished and forgotten the peer is worked out again.
-        let peer = record.map_or_else(|| self.peers.choose(sender, number), |record| record.peer);
-        if self.peers.place(sender, peer) != place {
-            self.ledger.misdelivered += 1;
-            return;
-        }
-        let Some(record) = record.filter(|record| !record.state.has(State::DELIVERED)) else {
-            self.ledger.duplicates += 1;
-            return;
-        };
-        if !rises {
-            self.ledger.seq_backward += 1;
-        }
-        if record.state.has(State::REFUSED) {
-            self.ledger.delivered_though_refused += 1;
-            return;
-        }
-        let newest = &mut self.delivered_to[self.peers.pair(sender, record.peer)];
-        if n < *newest {
-            self.ledger.out_of_order += 1;
-        } else {
-            *newest = n + 1;
-        }
-        self.ledger.delivered += 1;
-        if self.is_steady(now_ns) {
-            self.steady.delivered_within += 1;
-        }
-        if self.is_steady(record.intended_ns) {
-            self.steady.delivered += 1;
-            recorder.record(Metric::Message, now_ns - record.intended_ns);
-            recorder.record(Metric::Service, now_ns - record.written_ns);
-        }
-        self.note_stayers(sender, place, &record, now_ns);
-        self.mark(number, State::DELIVERED);
-    }
-
-    /// A push that is not, byte for byte, what one of ours has signed.
-    fn on_unlike(&mut self, inbox: &mut Inbox, text: &str, decoder: &mut ServerFrameDecoder) {
-        let Ok(ServerFrame::Message(Pushed { seq, message })) = decoder.decode(text) else {
-            self.ledger.unreadable += 1;
-            return;
-        };
-        if !inbox.push(seq) {
-            self.ledger.seq_backward += 1;
-        }
-        let Some((sender, _, number)) = self.number_of(message.id.as_bytes()) else {
-            self.ledger.unknown += 1;
-            return;
-        };
-        self.ledger.altered += 1;
-        let mut signed = Vec::new();
-        signed_bytes::message(&mut signed, &message);
-        let right = self.keys[sender as usize]
-            .to_verifying_key()
-            .is_ok_and(|key| signature::verify_strict(&key, &signed, &message.signature));
-        if !right {
-            self.ledger.bad_signature += 1;
-        }
-        self.mark(number, State::ALTERED);
-    }
-
-    /// The relay has taken a message of the client at `place`. In a closed loop the next one goes.
-    pub(crate) fn on_ack(
-        &mut self,
-        place: u32,
-        inbox: &mut Inbox,
-        ack: AckView<'_>,
-        outbox: &mut Outbox,
-        recorder: &mut Recorder,
-    ) {
-        if let Some(seq) = ack.seq
-            && !ack.duplicate
-        {
-            inbox.own(seq);
-        }
-        let Some((sender, _, number)) = self.number_of(ack.id).filter(|&(sender, ..)| sender == place) else {
-            self.ledger.unknown += 1;
-            return;
-        };
-        let record = match self.stock.record(number) {
-            Some(record) if record.state.has(State::SENT) && !record.state.has(State::ACKED) => *record,
-            _ => {
-                self.ledger.ack_duplicates += 1;
-                return;
-            }
-        };
-        if ack.duplicate {
-            self.ledger.ack_duplicates += 1;
-        }
-        if record.state.has(State::ASIDE) {
-            self.acked_aside(number);
-            self.send_next(sender, outbox);
-            return;
-        }
-        self.ledger.acked += 1;
-        if self.is_steady(record.intended_ns) {
-            recorder.record(Metric::Ack, self.clock.now_ns() - record.written_ns);
-        }
-        self.mark(number, State::ACKED);
-        self.send_next(sender, outbox);
-    }
-
-    /// The relay has refused something; `id` says which message, if it was one.
-    pub(crate) fn on_refusal(&mut self, place: u32, reason: &str, id: Option<&str>, outbox: &mut Outbox) {
-        let number = id.and_then(|id| self.number_of(id.as_bytes())).filter(|&(sender, ..)| sender == place);
-        let record = number.and_then(|(.., number)| self.stock.record(number));
-        let aside = record.is_some_and(|record| record.state.has(State::ASIDE));
-        // Who is away is offline: that is no error.
-        if !aside || reason != "offline" {
-            ledger::count(&mut self.ledger.errors, reason);
-        }
-        let Some(((sender, _, number), record)) = number.zip(record) else { return };
-        if !record.state.has(State::SENT) || record.state.has(State::REFUSED) {
-            return;
-        }
-        let was_acked = record.state.has(State::ACKED);
-        if record.state.has(State::DELIVERED) {
-            self.ledger.delivered_though_refused += 1;
-        } else if aside {
-            self.standings.aside.refused += 1;
-        } else {
-            self.ledger.refused += 1;
-        }
-        self.mark(number, State::REFUSED);
-        if !was_acked {
-            self.send_next(sender, outbox);
-        }
-    }
-
-    /// Counts what never came.
-    pub(crate) fn count_lost(&mut self) {
-        for record in self.stock.records() {
-            let state = record.state;
-            let is_done = state.has(State::DELIVERED) || state.has(State::REFUSED);
-            if !state.has(State::SENT) || is_done || state.has(State::ASIDE) {
-                continue;
-            }
-            if state.has(State::ALTERED) {
-                self.ledger.altered_unrepaired += 1;
-            } else {
-                self.ledger.lost += 1;
-            }
         }
     }
 }

@@ -52,32 +52,45 @@ impl Queue {
     pub(super) fn to(&self) -> u32 {
         self.to
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.from == self.to
+    }
 }
 
 impl Traffic {
-    /// The turn of a message has come.
-    pub(super) fn offer(&mut self, sender: u32, number: u64, intended_ns: u64, outbox: &mut Outbox) {
+    /// The turn of a message has come. Without a connection it waits for the next one.
+    pub(super) fn offer(
+        &mut self,
+        sender: u32,
+        number: u64,
+        intended_ns: u64,
+        outbox: &mut Outbox,
+        is_connected: bool,
+    ) {
         let now_ns = self.clock.now_ns();
         let aside = self.set_aside(number, intended_ns);
         let Some(record) = self.stock.record_mut(number) else { return };
         record.intended_ns = intended_ns;
         // Until it is written: since when it can be.
         record.written_ns = now_ns;
-        if outbox.is_writing(sender) {
+        if outbox.is_writing(sender) || !is_connected {
             self.stock.mark(number, State::BLOCKED);
         }
         self.queues[sender as usize].to = self.n_of(number) + 1;
         if !aside {
             self.open += 1;
-            self.count_turn(intended_ns, now_ns);
+            self.count_turn(number, intended_ns, now_ns);
         }
-        outbox.want(sender);
+        if is_connected {
+            outbox.want(sender);
+        }
     }
 
     /// The turn of a message has come, and its sender has no connection.
     pub(super) fn pass_over(&mut self, number: u64, intended_ns: u64) {
         if !self.set_aside(number, intended_ns) {
-            self.count_turn(intended_ns, self.clock.now_ns());
+            self.count_turn(number, intended_ns, self.clock.now_ns());
             self.ledger.not_sent += 1;
         }
         self.skip(number);
@@ -94,16 +107,24 @@ impl Traffic {
         (number / u64::from(self.senders)) as u32
     }
 
-    fn count_turn(&mut self, intended_ns: u64, now_ns: u64) {
+    fn count_turn(&mut self, number: u64, intended_ns: u64, now_ns: u64) {
         let Some(moments) = self.moments.filter(|moments| moments.is_steady(intended_ns)) else { return };
         self.steady.due += 1;
         self.steady.in_time += u64::from(now_ns < moments.end_ns + IN_TIME_NS);
+        if self.waits(number).is_some() {
+            self.steady.offline_due += 1;
+        } else {
+            self.waiting.others_due(intended_ns);
+        }
     }
 
     /// Appends what waits for the connection of the client at `place` to a buffer that is written
     /// now. Returns whether more waits.
     pub(crate) fn fill(&mut self, place: u32, buffer: &mut Vec<u8>, recorder: &mut Recorder) -> bool {
         let Some(mut queue) = self.queues.get(place as usize).copied() else { return false };
+        if self.fill_again(place, buffer, WRITE_BYTES) {
+            return true;
+        }
         let now_ns = self.clock.now_ns();
         let full = queue.full.take();
         while queue.from < queue.to {
@@ -135,8 +156,13 @@ impl Traffic {
             }
             self.ledger.sent += 1;
             self.written_ns = now_ns;
+            let waits = self.waits(number);
+            if let Some(recipient) = waits {
+                self.waiting.sent(recipient);
+            }
             if self.is_steady(intended_ns) {
                 self.steady.sent += 1;
+                self.steady.offline_sent += u64::from(waits.is_some());
                 if blocked {
                     recorder.record(Metric::Blocked, now_ns - ready_ns);
                     recorder.record(Metric::SendLag, ready_ns - intended_ns);
@@ -171,11 +197,17 @@ impl Traffic {
         }
         self.signed = None;
         let pacing = std::mem::replace(&mut self.pacing, Pacing::Silent);
-        if let (Pacing::Open { mut schedule, .. }, Some(moments)) = (pacing, self.moments) {
+        if let (Pacing::Open { mut schedule, mut next }, Some(moments)) = (pacing, self.moments) {
             let mut due_ns = moments.begin_ns.saturating_add(schedule.due_ns());
             while due_ns < moments.end_ns {
                 self.ledger.overdue += 1;
-                self.steady.due += u64::from(moments.is_steady(due_ns));
+                if moments.is_steady(due_ns) {
+                    self.steady.due += 1;
+                    let sender = (next % u64::from(self.senders)) as u32;
+                    let recipient = self.peers.place(sender, self.peers.choose(sender, next));
+                    self.steady.offline_due += u64::from(self.waiting.is_for(recipient));
+                }
+                next += 1;
                 schedule.advance();
                 due_ns = moments.begin_ns.saturating_add(schedule.due_ns());
             }

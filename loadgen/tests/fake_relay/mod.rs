@@ -11,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use protocol::decode::FrameDecoder;
-use protocol::frame::{ClientFrame, Message, Resume, Target};
-use protocol::server_frame::{Ack, Challenge, ErrorFrame, LobbyTotals, Welcome, WelcomeLimits};
+use protocol::frame::{ClientFrame, Resume};
+use protocol::server_frame::{Challenge, Welcome, WelcomeLimits};
 use protocol::upgrade::{Upgrade, UpgradeLimits, read_upgrade};
 use protocol::websocket::{Decoder, Incoming, Role, push_close, push_text};
 use protocol::{PublicKey, Timestamp, encode, splice};
@@ -26,6 +26,13 @@ pub(crate) const STALL: Duration = Duration::from_millis(200);
 /// With `serve_per_second`: what it did not use of this last stretch it may still use, so that a late
 /// thread is not a slow relay.
 const CREDIT: Duration = Duration::from_millis(50);
+
+mod lobby;
+mod messages;
+pub(crate) mod request;
+mod store;
+
+use store::Inbox;
 
 const RECEIVE_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -76,6 +83,16 @@ pub(crate) struct Faults {
     pub(crate) copy_every: u64,
     /// What it knows of who comes back.
     pub(crate) memory: Memory,
+    /// Keeps messages for those who are offline, and acks one to somebody who is online once it is confirmed.
+    pub(crate) store: bool,
+    /// With a store: acks a message for somebody who is offline and forgets it.
+    pub(crate) forget_every: u64,
+    /// With a store: never acks it.
+    pub(crate) never_ack_every: u64,
+    /// Leaves the last of several devices out.
+    pub(crate) skip_device_every: u64,
+    /// With a store: pushes to who comes back one message twice, under two numbers.
+    pub(crate) twice_on_return: bool,
     /// Closes with 4408 once more than so many bytes wait for a client; 0 is never.
     pub(crate) outbox_max: usize,
     /// Calls itself so.
@@ -131,6 +148,18 @@ pub(crate) struct Counts {
     pub(crate) muted: u64,
     /// Messages that were pushed to their sender as well.
     pub(crate) copied: u64,
+    /// Devices that were left out.
+    pub(crate) devices_skipped: u64,
+    /// Messages that were pushed to other devices of their sender.
+    pub(crate) copies: u64,
+    /// `received` frames.
+    pub(crate) confirmations: u64,
+    /// With a store: messages for those who were offline.
+    pub(crate) kept: u64,
+    pub(crate) forgotten: u64,
+    pub(crate) never_acked: u64,
+    /// With a store: the numbers that are not confirmed.
+    pub(crate) unconfirmed: u64,
 }
 
 /// A running relay. Ends when it is dropped.
@@ -186,6 +215,7 @@ struct Peer {
     decoder: Option<Decoder>,
     request: Vec<u8>,
     key: Option<PublicKey>,
+    device: String,
     lobby: bool,
     out: Vec<u8>,
     writing: bool,
@@ -209,7 +239,8 @@ struct Server {
     /// With a memory: what was pushed to each key; the first has number 1.
     pushed: HashMap<PublicKey, Vec<Vec<u8>>>,
     peers: HashMap<ConnectionId, Peer>,
-    online: BTreeMap<PublicKey, ConnectionId>,
+    /// The devices of each key that are connected.
+    online: BTreeMap<PublicKey, Vec<ConnectionId>>,
     /// Those in the lobby without a connection.
     ghosts: Vec<PublicKey>,
     rev: u64,
@@ -219,6 +250,7 @@ struct Server {
     /// Messages whose turn will come then.
     line: VecDeque<(Instant, ConnectionId, String)>,
     served_until: Instant,
+    inboxes: HashMap<PublicKey, Inbox>,
 }
 
 impl Server {
@@ -236,6 +268,7 @@ impl Server {
             of_run: 0,
             line: VecDeque::new(),
             served_until: Instant::now(),
+            inboxes: HashMap::new(),
         }
     }
 
@@ -246,6 +279,7 @@ impl Server {
                     decoder: None,
                     request: Vec::new(),
                     key: None,
+                    device: String::new(),
                     lobby: true,
                     out: Vec::new(),
                     writing: false,
@@ -370,6 +404,7 @@ impl Server {
             }
             ClientFrame::Message(_) if self.faults.serve_per_second > 0 => self.line_up(connection, text),
             ClientFrame::Message(message) => self.on_message(connection, text, &message),
+            ClientFrame::Received(seq) => self.on_received(connection, seq),
             ClientFrame::LobbySync => {
                 self.counts.syncs += 1;
                 self.snapshot(connection);
@@ -388,9 +423,12 @@ impl Server {
             peer.closing = true;
             return;
         }
-        (peer.key, peer.lobby) = (Some(key), lobby);
+        (peer.key, peer.device, peer.lobby) = (Some(key), device.to_owned(), lobby);
         peer.seq = self.pushed.get(&key).map_or(0, |pushed| pushed.len() as u64);
-        let recovered = self.faults.memory == Memory::All && resume.is_some();
+        if self.faults.store {
+            peer.seq = self.inboxes.get(&key).map_or(0, Inbox::seq);
+        }
+        let recovered = (self.faults.memory == Memory::All || self.faults.store) && resume.is_some();
         let known = if recovered { resume.map_or(0, |resume| resume.seq as usize) } else { 0 };
         self.counts.resumed += u64::from(recovered);
         let welcome = Welcome {
@@ -409,74 +447,25 @@ impl Server {
         };
         send(peer, |out| encode::welcome(out, &welcome));
         self.counts.joins += 1;
-        if let Some(older) = self.online.remove(&key) {
+        let connected = self.online.get(&key).cloned();
+        let same = connected.iter().flatten().find(|older| self.peers[older].device == device);
+        if let Some(older) = same {
             // The newest connection wins, and the lobby sees nothing.
-            let older = self.peers.get_mut(&older).unwrap();
+            self.online.entry(key).or_default().retain(|connection| connection != older);
+            let older = self.peers.get_mut(older).unwrap();
             push_close(&mut older.out, 4409, "replaced");
             older.closing = true;
-        } else {
+        } else if connected.is_none() {
             self.update(&[key], &[]);
         }
-        self.online.insert(key, connection);
+        self.online.entry(key).or_default().push(connection);
         self.snapshot(connection);
         let peer = self.peers.get_mut(&connection).unwrap();
         for (at, frame) in self.pushed.get(&key).into_iter().flatten().enumerate().skip(known) {
             self.counts.pushed_again += 1;
             send(peer, |out| splice::splice_seq(out, frame, at as u64 + 1));
         }
-    }
-
-    fn listed(&self) -> Vec<PublicKey> {
-        self.online.keys().chain(&self.ghosts).copied().collect()
-    }
-
-    fn snapshot(&mut self, connection: ConnectionId) {
-        let listed = self.listed();
-        let peer = self.peers.get_mut(&connection).unwrap();
-        peer.stale = false;
-        if !peer.lobby {
-            return;
-        }
-        let pages: Vec<_> = listed.chunks(3).collect();
-        for (at, page) in pages.iter().enumerate() {
-            let totals = (at + 1 == pages.len()).then(|| totals(&listed));
-            send(peer, |out| encode::lobby(out, self.rev, page, totals));
-        }
-    }
-
-    /// Tells everybody who is online of a change.
-    fn update(&mut self, joined: &[PublicKey], left: &[PublicKey]) {
-        self.rev += 1;
-        let mut listed = self.listed();
-        listed.extend(joined);
-        let mut text = Vec::new();
-        encode::lobby_update(&mut text, self.rev, joined, left, totals(&listed));
-        for connection in self.online.values() {
-            let peer = self.peers.get_mut(connection).unwrap();
-            if peer.lobby {
-                push_text(&mut peer.out, std::str::from_utf8(&text).unwrap());
-                self.counts.disagreements += u64::from(std::mem::take(&mut peer.stale));
-            }
-        }
-    }
-
-    fn leave(&mut self, connection: ConnectionId) {
-        let Some(key) = self.peers.get(&connection).and_then(|peer| peer.key) else { return };
-        if self.online.get(&key) != Some(&connection) {
-            return;
-        }
-        self.online.remove(&key);
-        self.counts.leaves += 1;
-        let first = self.counts.leaves == 1;
-        if first && self.faults.keep_ghost {
-            self.ghosts.push(key);
-        } else if first && self.faults.forget_leave {
-            for connection in self.online.values() {
-                self.peers.get_mut(connection).unwrap().stale = true;
-            }
-        } else {
-            self.update(&[], &[key]);
-        }
+        self.give_what_waits(connection, key, resume);
     }
 
     fn on_gone(&mut self, connection: ConnectionId) {
@@ -488,141 +477,6 @@ impl Server {
             self.wishes.push(Wish::Close(connection));
         }
     }
-
-    /// Puts a message at the end of the line.
-    fn line_up(&mut self, connection: ConnectionId, text: &str) {
-        let each = Duration::from_secs(1) / self.faults.serve_per_second as u32;
-        let now = Instant::now();
-        let begin = self.served_until.max(now.checked_sub(CREDIT).unwrap_or(now));
-        self.served_until = begin + each;
-        self.line.push_back((self.served_until, connection, text.to_owned()));
-    }
-
-    /// Carries the messages whose turn has come.
-    fn serve(&mut self) {
-        let now = Instant::now();
-        while self.line.front().is_some_and(|(due, ..)| *due <= now) {
-            let (_, connection, text) = self.line.pop_front().unwrap();
-            if self.peers.contains_key(&connection)
-                && let ClientFrame::Message(message) = FrameDecoder::new().decode(&text).unwrap()
-            {
-                self.on_message(connection, &text, &message);
-            }
-        }
-    }
-
-    /// How long nothing is due.
-    fn patience(&self) -> Duration {
-        let due = self.line.front().map(|(due, ..)| due.saturating_duration_since(Instant::now()));
-        due.unwrap_or(Duration::MAX).min(Duration::from_millis(5))
-    }
-
-    fn on_message(&mut self, connection: ConnectionId, text: &str, message: &Message<'_>) {
-        self.counts.messages += 1;
-        self.of_run += 1;
-        if self.faults.quota > 0 && self.of_run > self.faults.quota {
-            self.counts.dropped += 1;
-            return;
-        }
-        let number = self.counts.messages;
-        if number == self.faults.stall_at {
-            thread::sleep(STALL);
-        }
-        let due = |every: u64| every > 0 && number.is_multiple_of(every);
-        let faults = self.faults;
-        let Target::User(recipient) = message.target else { panic!("the generator writes to users") };
-        let Some(&to) = self.online.get(&recipient).filter(|_| !due(faults.refuse_every)) else {
-            self.counts.refused += 1;
-            let error = ErrorFrame {
-                reason: "offline",
-                details: "The recipient is offline.",
-                id: Some(message.id),
-                room: None,
-                retry_after_ms: None,
-                time: None,
-            };
-            send(self.peers.get_mut(&connection).unwrap(), |out| encode::error(out, &error, None));
-            return;
-        };
-        let sender = self.peers.get_mut(&connection).unwrap();
-        let ack = Ack { id: message.id, online: true, duplicate: false, seq: None };
-        send(sender, |out| encode::ack(out, &ack));
-        if due(faults.ack_twice_every) {
-            self.counts.acked_twice += 1;
-            send(sender, |out| encode::ack(out, &Ack { duplicate: true, ..ack }));
-        }
-        if faults.close_after == number {
-            sender.closing = true;
-        }
-        if due(faults.drop_every) {
-            self.counts.dropped += 1;
-            return;
-        }
-        let mut frame = text.as_bytes().to_vec();
-        let mut change = |what: &[u8], offset: usize, with: fn(u8) -> u8| {
-            let at = frame.windows(what.len()).position(|window| window == what).unwrap() + what.len() + offset;
-            frame[at] = with(frame[at]);
-        };
-        if due(faults.alter_every) {
-            self.counts.altered += 1;
-            change(b"\"message\":\"", 3, |byte| if byte == b'x' { b'y' } else { b'x' });
-        }
-        if due(faults.forge_every) {
-            self.counts.forged += 1;
-            change(b"\"signature\":\"", 5, |byte| if byte == b'0' { b'1' } else { b'0' });
-        }
-        if due(faults.respace_every) {
-            self.counts.respaced += 1;
-            let at = frame.iter().position(|&byte| byte == b',').unwrap();
-            frame.insert(at + 1, b' ');
-        }
-        let to = if due(faults.misroute_every) {
-            self.counts.misrouted += 1;
-            connection
-        } else {
-            to
-        };
-        let peer = self.peers.get_mut(&to).unwrap();
-        if due(faults.delay_every) && peer.held.is_empty() {
-            self.counts.delayed += 1;
-            self.counts.held += 1;
-            peer.held.push(frame);
-            return;
-        }
-        if due(faults.skip_every) {
-            self.counts.skipped += 1;
-            peer.seq += 1;
-        }
-        let held = std::mem::take(&mut peer.held);
-        self.counts.held -= held.len() as u64;
-        let copies = if due(faults.repeat_every) {
-            self.counts.repeated += 1;
-            2
-        } else {
-            1
-        };
-        for frame in std::iter::repeat_n(&frame, copies).chain(&held) {
-            peer.seq += 1;
-            let seq = peer.seq;
-            *self.received.entry(recipient).or_default() += 1;
-            if self.faults.memory != Memory::Nothing {
-                self.pushed.entry(recipient).or_default().push(frame.clone());
-            }
-            send(peer, |out| splice::splice_seq(out, frame, seq));
-        }
-        if due(faults.copy_every) {
-            self.counts.copied += 1;
-            let sender = self.peers.get_mut(&connection).unwrap();
-            sender.seq += 1;
-            let seq = sender.seq;
-            send(sender, |out| splice::splice_seq(out, &frame, seq));
-        }
-    }
-}
-
-fn totals(keys: &[PublicKey]) -> LobbyTotals {
-    let digest = keys.iter().fold(0, |digest, key| digest ^ key.digest_part());
-    LobbyTotals { count: keys.len() as u64, digest }
 }
 
 fn send(peer: &mut Peer, encode: impl FnOnce(&mut Vec<u8>)) {
