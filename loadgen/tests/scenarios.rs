@@ -191,7 +191,10 @@ fn what_is_under_way_when_its_ends_drop_is_set_aside() {
     let (ledger, aside) = (&result.ledger, result.scenario.aside);
     // Those of senders that dropped are never carried: they are lost, and nobody is to blame.
     assert!(aside.lost > 0 && aside.sent > aside.lost, "{aside:?}");
-    assert_eq!((ledger.lost, ledger.faults(), counts.messages), (0, 0, ledger.sent + aside.sent - aside.lost));
+    assert_eq!((ledger.lost, ledger.faults()), (0, 0));
+    // What the relay pushes before it sees that a connection is gone is carried, and lost.
+    let carried = ledger.sent + aside.sent - aside.lost;
+    assert!((carried..=ledger.sent + aside.sent).contains(&counts.messages), "{counts:?} {ledger:?} {aside:?}");
     let missing = result.missing;
     assert_eq!((missing.of(Metric::Message), missing.of(Metric::Ack)), (0, 0));
     assert_eq!(summed_up(&result).converged, Some(true));
