@@ -84,7 +84,7 @@ impl Session {
             fresh.append(&mut self.confirming.paced);
         }
         for place in fresh.drain(..) {
-            let is_online = self.clients[place as usize].stage.is_online();
+            let is_online = self.clients[place as usize].stage.is_online() && !self.slow.is_silent(place);
             let pace = &mut self.confirming.clients[place as usize];
             if is_online && !pace.take(now_ns) {
                 self.confirming.paced.push(place);

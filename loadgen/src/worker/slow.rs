@@ -73,6 +73,12 @@ impl SlowReaders {
         self.places.contains(&place)
     }
 
+    /// Whether the client at `place` has stopped once: from then on it confirms nothing. A relay that has closed its
+    /// connection would answer that by a reset, before the close has been read.
+    pub(super) fn is_silent(&self, place: u32) -> bool {
+        self.phase != Phase::Before && self.holds(place)
+    }
+
     /// Goes from one phase to the next when its time has come.
     pub(super) fn step(&mut self, now_ns: u64) {
         if self.phase == Phase::Before && now_ns >= self.stop_ns {
@@ -137,13 +143,14 @@ mod tests {
         slow.step(SECOND_NS);
         slow.received(3, SECOND_NS);
         assert_eq!(slow.reads, [3]);
-        assert!(!slow.excuses(3, "broken"));
+        assert!(!slow.excuses(3, "broken") && !slow.is_silent(3));
         slow.reads.clear();
         slow.step(2 * SECOND_NS);
         slow.received(3, 2 * SECOND_NS);
         slow.received(4, 2 * SECOND_NS);
         assert_eq!((slow.reads.len(), slow.is_quiet(3 * SECOND_NS)), (0, false));
         assert!(slow.excuses(4, "closed with 4408") && !slow.excuses(2, "broken"));
+        assert!(slow.is_silent(3) && !slow.is_silent(2));
         slow.step(4 * SECOND_NS);
         assert_eq!(slow.reads, [3, 4]);
         assert!(!slow.is_quiet(4 * SECOND_NS) && slow.is_quiet(4 * SECOND_NS + QUIET_NS));
