@@ -38,8 +38,9 @@ fn offline(share: &str) -> Workload {
 }
 
 /// The same, waiting no longer than half a second for what does not come.
-fn impatient(workload: Workload) -> Workload {
-    Workload { drain: Duration::from_millis(500), ..workload }
+fn impatient(mut workload: Workload) -> Workload {
+    workload.drain = Duration::from_millis(500);
+    workload
 }
 
 /// What the verdict over these targets is when the generator's own trouble is left out.
