@@ -7,12 +7,14 @@
 //! safe counts down its shard's fan, every shard that of the room's home → the sender's home hears what
 //! hears the sender.
 //!
-//! The sender's own copy goes with the share of its home: it is one of the entries that have to be safe.
+//! The sender's own copy goes with the share of its home. If the sender has other devices, it is one of the
+//! entries that have to be safe.
 //!
 //! # Invariants
 //! - A message goes to those who are members when the room's home takes it, a private one to its target
 //!   alone, and both to the sender's other devices.
-//! - It is acked when every member's entry is stored or confirmed. If one could not be stored, it is refused
+//! - It is acked when every member's entry is stored or confirmed. History has what was confirmed once it is
+//!   stored, some milliseconds later. If one could not be stored, it is refused
 //!   though others may have it: sent again, it comes to those under the same id.
 //! - A member whose inbox has no room misses it. It takes a seq all the same, so that the member's devices
 //!   cannot go on without hearing of it.
@@ -158,22 +160,24 @@ impl Core {
         let Some(entry) = self.transit.get_mut(ticket) else { return };
         let (sender, device) = (entry.sender, entry.device);
         let Some(user) = self.router.get(sender) else { return };
-        if !self.config.keeps_history() && !user.devices.has_other(device) {
+        let has_other = user.devices.has_other(device);
+        if !self.config.keeps_history() && !has_other {
             return;
         }
         // Its own inbox is bounded in all, but not as one of its senders.
         let keep = self.has_room_in(sender, 0, share.frame.len());
         self.stats.copies_dropped += u64::from(!keep);
-        let item = Item { origin: Some(device), ..self.item(fan, share, sender_hash, keep) };
+        // Who sent it has it: for history alone nobody waits.
+        let item = Item { origin: Some(device), ..self.item(fan, share, sender_hash, keep && has_other) };
         let seq = self.accept(sender, item, keep);
         if let Some(entry) = self.transit.get_mut(ticket) {
             entry.copy = Some(OwnCopy { seq, online: false });
         }
     }
 
-    /// The message on its way into one inbox; if it is kept there, the fan waits for it.
-    fn item(&mut self, fan: Ticket, share: &RoomShare, sender_hash: u64, keep: bool) -> Item {
-        if keep {
+    /// The message on its way into one inbox, which the fan may wait for.
+    fn item(&mut self, fan: Ticket, share: &RoomShare, sender_hash: u64, waits: bool) -> Item {
+        if waits {
             self.wait_for_one_more(fan);
         }
         Item {
@@ -185,7 +189,7 @@ impl Core {
             at_ms: share.at_ms,
             body: Body::Shared(Arc::clone(&share.frame)),
             history: self.config.keeps_history(),
-            waiter: keep.then_some(Waiter::fan(self.config.shard, fan)),
+            waiter: waits.then_some(Waiter::fan(self.config.shard, fan)),
             // Stored once all are safe: one that is known is not delivered again.
             id_record: None,
         }
