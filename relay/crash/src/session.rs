@@ -25,8 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a socket stays silent until all that was in it has been read.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// Messages that are confirmed together.
-const CONFIRM_EVERY: u64 = 32;
+/// Confirmations are so far apart: the relay takes 50 frames a second.
+const CONFIRM_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What the sessions of one load share.
 pub(crate) struct Load {
@@ -164,6 +164,7 @@ struct Session<'a> {
     /// The highest seq that came, and how far it was confirmed.
     seq: u64,
     confirmed: u64,
+    confirmed_at: Instant,
     /// What came on this connection.
     ids: HashSet<String>,
     pushed: u64,
@@ -197,7 +198,16 @@ impl<'a> Session<'a> {
         if welcome["recovered"] != true {
             user.position = None;
         }
-        Ok(Self { user, socket, epoch, seq: 0, confirmed: 0, ids: HashSet::new(), pushed: 0 })
+        Ok(Self {
+            user,
+            socket,
+            epoch,
+            seq: 0,
+            confirmed: 0,
+            confirmed_at: Instant::now(),
+            ids: HashSet::new(),
+            pushed: 0,
+        })
     }
 
     fn send(&mut self, frame: String) -> Result<()> {
@@ -222,7 +232,7 @@ impl<'a> Session<'a> {
                 break;
             }
         }
-        if self.seq > self.confirmed && (count == 0 || self.seq - self.confirmed >= CONFIRM_EVERY) {
+        if self.seq > self.confirmed && self.confirmed_at.elapsed() >= CONFIRM_INTERVAL {
             self.confirm()?;
         }
         if count == 0 {
@@ -235,6 +245,7 @@ impl<'a> Session<'a> {
 
     fn confirm(&mut self) -> Result<()> {
         self.confirmed = self.seq;
+        self.confirmed_at = Instant::now();
         self.user.position = Some((self.epoch.clone(), self.seq));
         self.send(json!({ "type": "received", "seq": self.seq }).to_string())?;
         wait_is_fine(self.socket.flush())?;
