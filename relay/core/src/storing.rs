@@ -213,11 +213,16 @@ impl Core {
             if let Some(waiter) = entry.waiter.take() {
                 self.settled.push((waiter, Outcome::Overloaded));
             }
+            let was_history = entry.history;
             self.unseen_kept -= u64::from(!user.seen);
             user.inbox.withdraw(seq, &mut self.totals, &mut self.post.pool);
             self.journal.note_user(id, &mut user.record, Need::Soon, now);
             let behind = user.devices.all().iter().filter(|device| device.next <= seq);
             self.closing.extend(behind.filter_map(|device| device.connection));
+            if was_history {
+                // What waited behind it to be let go.
+                self.release(id);
+            }
         }
         while let Some(slot) = self.closing.pop() {
             self.close_behind(slot);

@@ -10,6 +10,7 @@ mod receipts;
 mod restart;
 mod resume;
 mod room_messages;
+mod room_storm;
 mod rooms;
 mod sessions;
 mod typing;
