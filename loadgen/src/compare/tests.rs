@@ -231,3 +231,23 @@ fn percentiles_without_samples_are_left_out_and_named() {
     assert_eq!(outcome.left_out.len(), 2);
     assert!(outcome.left_out[0].starts_with("message.p99: 3 samples"), "{:?}", outcome.left_out);
 }
+
+#[test]
+fn intervals_hold_the_truth_as_often_as_they_say() {
+    const COMPARISONS: u64 = 40;
+    for paired in [true, false] {
+        let mut held = [0_u64; 3];
+        for repetition in 0..COMPARISONS {
+            let mut rng = Rng::new(repetition, 77);
+            let [a, b] = turns(&mut rng, SHARED, 1.1, 5, 3);
+            let rows = judge(&a, &b, paired, true, &Question::default()).rows;
+            let truths = [("message.p50", 0.1), ("throughput", 1.0 / 1.1 - 1.0), ("cpu", 0.1)];
+            for (held, (figure, truth)) in held.iter_mut().zip(truths) {
+                let row = rows.iter().find(|row| row.figure == figure).unwrap();
+                *held += u64::from(row.interval.is_some_and(|[low, high]| (low..=high).contains(&truth)));
+            }
+        }
+        // 38 of 40 expected, with a deviation of 1.4: three of them less is chance at most.
+        assert!(held.iter().all(|&held| held >= COMPARISONS - 6), "{paired}: {held:?} of {COMPARISONS}");
+    }
+}
