@@ -1,8 +1,11 @@
 //! Rooms: who is in them, who hears of it, and what is left of it after a crash.
 
 use protocol::PublicKey;
+use protocol::frame::Target;
+use protocol::limits::{RELAY_FRAME_BYTES, ROOM_MEMBERS};
 use protocol::server_frame::{ServerFrame, ServerFrameDecoder};
-use relay_core::{Gone, StoreFault};
+use relay_core::store::RoomRecord;
+use relay_core::{Batch, Gone, StoreFault};
 
 use crate::kit::{MILLISECOND, SECOND, World};
 
@@ -336,4 +339,35 @@ fn rooms_are_bounded_in_all_and_for_each_owner() {
     world.commit();
     assert_eq!(answer(&mut world, ben, "room_create", "four").len(), 2, "what was left has made place");
     assert_eq!(world.shards[0].stats().rooms, 3);
+}
+
+#[test]
+fn a_full_room_takes_nobody_and_fits_into_a_frame_and_its_messages_go_to_all() {
+    let member = |n: u16| {
+        let mut bytes = [7; 32];
+        bytes[..2].copy_from_slice(&n.to_le_bytes());
+        (PublicKey::from_bytes(bytes), i64::from(n))
+    };
+    let mut members: Vec<(PublicKey, i64)> = (0..ROOM_MEMBERS as u16 - 1).map(member).collect();
+    members.push((key(1), 999));
+    let room = RoomRecord { id: "den".into(), owner: members[0].0, open: true, members, invited: Vec::new() };
+    let mut world = World::with_store(1, |_| {});
+    world.disk.apply(&Batch { number: 1, rooms: vec![room], ..Batch::default() });
+    world.crash(3);
+    let [anna, ben] = [1, 2].map(|seed| world.login(0, seed, "device"));
+    world.commit();
+    let _ = [anna, ben].map(|peer| world.received(peer));
+    assert_eq!(answer(&mut world, ben, "room_join", "den"), error("room_full"));
+    ask(&mut world, anna, "room_members", "den");
+    world.commit();
+    let texts = world.received(anna);
+    assert!(texts.len() == 1 && texts[0].len() <= RELAY_FRAME_BYTES && texts[0].contains("\"owner\""), "{texts:?}");
+    let message = world.message_to(anna, Target::Room("den"), "id-1", "hi");
+    world.text(anna, &message);
+    world.commit();
+    assert_eq!(world.received_with(anna, "\"ack\"").len(), 1);
+    let waiting = (0..ROOM_MEMBERS as u16 - 1).filter(|&n| !world.disk.inbox(&member(n).0).is_empty());
+    assert_eq!(waiting.count(), ROOM_MEMBERS - 1);
+    assert_eq!(answer(&mut world, anna, "room_leave", "den").len(), 2);
+    assert!(matches!(answer(&mut world, ben, "room_join", "den")[..], [Told::State(..), Told::Update(..)]));
 }
