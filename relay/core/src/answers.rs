@@ -4,8 +4,8 @@
 //! The recipient's or the room's home has settled a message ([`Outcome`]) → `settle`, at the end of the batch → with a
 //! store, the message takes a seq in its sender's inbox too: if other devices of the sender are known they
 //! get it under that seq, and it has to be safe in turn → ack or error, to the connection and to all
-//! that sent the message again meanwhile. A message of a room has its place in its sender's inbox by then
-//! (`fan_out`).
+//! that sent the message again meanwhile. A message for all of a room has its place in its sender's inbox by
+//! then (`fan_out`).
 //!
 //! # Invariants
 //! - A message leaves the transit once, with one answer to each of its connections that live.
@@ -94,7 +94,9 @@ impl Core {
             return self.acknowledge(ticket, 0, online, true);
         }
         let (sender, device, copy) = (entry.sender, entry.device, entry.copy);
-        let has_copy_to_come = matches!(entry.with, Conversation::User(_));
+        // A room's message that is for all has its copy already, where one is needed.
+        let has_copy_to_come = !entry.frame.is_empty();
+        let is_history = matches!(entry.with, Conversation::Room(_)) && self.config.keeps_history();
         let Some(user) = self.router.get_mut(sender) else {
             return self.acknowledge(ticket, 0, online, id_stored);
         };
@@ -110,7 +112,8 @@ impl Core {
         if let Some(copy) = copy {
             return self.acknowledge(ticket, copy.seq, online || copy.online, id_stored);
         }
-        if !has_copy_to_come || !user.devices.has_other(device) {
+        let has_other = user.devices.has_other(device);
+        if !has_copy_to_come || !has_other && !is_history {
             if !user.devices.is_online() {
                 // Nobody is there to hear of a seq, and no record would tell of it.
                 return self.acknowledge(ticket, 0, online, id_stored);
@@ -125,11 +128,12 @@ impl Core {
             self.reach(sender, Some(device));
             return self.acknowledge(ticket, seq, online, id_stored);
         }
-        self.copy(ticket, online);
+        self.copy(ticket, online, is_history, has_other);
     }
 
-    /// Puts a message into the inbox of its own sender, for the sender's other devices.
-    fn copy(&mut self, ticket: Ticket, online: bool) {
+    /// Puts a message into the inbox of its own sender, for the sender's other devices, which are waited
+    /// for, and for history, which is not.
+    fn copy(&mut self, ticket: Ticket, online: bool, is_history: bool, has_other: bool) {
         let id_record = self.id_record(ticket);
         let Some(entry) = self.transit.get_mut(ticket) else { return };
         let InTransit { sender, device, id, .. } = *entry;
@@ -146,16 +150,16 @@ impl Core {
             origin: Some(device),
             at_ms: self.now.unix_ms,
             body: Body::Own(frame),
-            history: false,
-            waiter: Some(Waiter::message(self.config.shard, ticket)),
+            history: is_history,
+            waiter: has_other.then_some(Waiter::message(self.config.shard, ticket)),
             id_record: Some(IdRecord { copy_due: false, ..id_record }),
         };
         let seq = self.accept(sender, item, keep);
         if let Some(entry) = self.transit.get_mut(ticket) {
             entry.copy = Some(OwnCopy { seq, online });
         }
-        if !keep {
-            self.stats.copies_dropped += 1;
+        self.stats.copies_dropped += u64::from(!keep);
+        if !keep || !has_other {
             self.acknowledge(ticket, seq, online, false);
         }
     }

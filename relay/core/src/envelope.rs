@@ -175,7 +175,10 @@ pub struct RoomShare {
     pub sender: PublicKey,
     /// Its `clientMessageId`.
     pub id: MessageId,
-    /// With a store, at the sender's home: the message in transit there, which needs its own copy.
+    /// It is for one member alone, and refused if that one's inbox is full.
+    pub is_private: bool,
+    /// With a store, at the sender's home, if it is for all: the message in transit there, which needs its
+    /// own copy.
     pub own: Option<Ticket>,
     /// When the room's home took it, milliseconds since the Unix epoch.
     pub at_ms: i64,

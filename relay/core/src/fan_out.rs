@@ -8,7 +8,8 @@
 //! hears the sender.
 //!
 //! The sender's own copy goes with the share of its home. If the sender has other devices, it is one of the
-//! entries that have to be safe.
+//! entries that have to be safe. That of a private message is made as for a message to a user, when its one
+//! recipient's home has answered.
 //!
 //! # Invariants
 //! - A message goes to those who are members when the room's home takes it, a private one to its target
@@ -16,8 +17,8 @@
 //! - It is acked when every member's entry is stored or confirmed. History has what was confirmed once it is
 //!   stored, some milliseconds later. If one could not be stored, it is refused
 //!   though others may have it: sent again, it comes to those under the same id.
-//! - A member whose inbox has no room misses it. It takes a seq all the same, so that the member's devices
-//!   cannot go on without hearing of it.
+//! - A member whose inbox has no room misses what is for all. It takes a seq all the same, so that the member's
+//!   devices cannot go on without hearing of it. A private message is refused to its sender.
 //! - A fan ends once, whoever leaves or is forgotten meanwhile. The table of fans is bounded.
 
 use std::sync::Arc;
@@ -47,8 +48,15 @@ pub(crate) struct Fan {
     waits: u32,
     /// A member other than the sender was online.
     online: bool,
-    /// One of them could not take it.
-    is_refused: bool,
+    /// What one of them said who could not take it.
+    refusal: Option<Outcome>,
+}
+
+impl Fan {
+    /// A fan that waits for nothing but that all are counted.
+    fn of(parent: Waiter) -> Self {
+        Self { parent, waits: 1, online: false, refusal: None }
+    }
 }
 
 impl Core {
@@ -65,7 +73,9 @@ impl Core {
             (None, Some(room)) => room.homes(&self.config).to_vec(),
             (None, None) => Vec::new(),
         };
-        if has_store && shares.iter().all(|&(home, _)| home != waiter.shard) {
+        let is_private = to.is_some();
+        let has_own = has_store && !is_private;
+        if has_own && shares.iter().all(|&(home, _)| home != waiter.shard) {
             shares.push((waiter.shard, Arc::new([])));
         }
         let is_congested = |&(home, _): &(ShardId, _)| home != here && self.congested[usize::from(home.0)];
@@ -73,12 +83,12 @@ impl Core {
             return Delivery::Done(Outcome::Overloaded);
         }
         self.stats.room_messages += 1;
-        let fan = self.fans.enter(Fan { parent: waiter, waits: 1, online: false, is_refused: false });
+        let fan = self.fans.enter(Fan::of(waiter));
         let at_ms = self.now.unix_ms;
         for (home, members) in shares {
-            let own = (has_store && home == waiter.shard).then_some(waiter.ticket);
+            let own = (has_own && home == waiter.shard).then_some(waiter.ticket);
             let (room, frame) = (Arc::clone(&room), Arc::clone(&frame));
-            let share = RoomShare { room, members, sender, id, own, at_ms, frame };
+            let share = RoomShare { room, members, sender, id, is_private, own, at_ms, frame };
             if home == here {
                 self.deliver_share(fan, &share, effects);
             } else {
@@ -108,7 +118,7 @@ impl Core {
             self.settled.push((parent, Outcome::Overloaded));
             return;
         }
-        let fan = self.fans.enter(Fan { parent, waits: 1, online: false, is_refused: false });
+        let fan = self.fans.enter(Fan::of(parent));
         self.deliver_share(fan, share, effects);
         self.fan_settled(fan, SAFE);
     }
@@ -117,15 +127,16 @@ impl Core {
     fn deliver_share(&mut self, fan: Ticket, share: &RoomShare, effects: &mut Effects) {
         let has_store = self.journal.has_store();
         if has_store && (!self.journal.has_room() || self.totals.tail_bytes >= TAIL_BYTES_MAX) {
-            if let Some(fan) = self.fans.get_mut(fan) {
-                fan.is_refused = true;
-            }
-            return;
+            return self.refuse_fan(fan, Outcome::Overloaded);
         }
         let sender_hash = self.config.hash(&share.sender);
         for member in share.members.iter().filter(|member| **member != share.sender) {
             let Some(user) = self.member(member, effects) else { continue };
             let keep = has_store && self.has_room_in(user, sender_hash, share.frame.len());
+            if share.is_private && has_store && !keep {
+                self.stats.inbox_full += 1;
+                return self.refuse_fan(fan, Outcome::InboxFull);
+            }
             self.stats.room_missed += u64::from(has_store && !keep);
             let online = self.router.user(user).devices.is_online();
             if let Some(fan) = self.fans.get_mut(fan) {
@@ -195,6 +206,12 @@ impl Core {
         }
     }
 
+    fn refuse_fan(&mut self, fan: Ticket, refusal: Outcome) {
+        if let Some(fan) = self.fans.get_mut(fan) {
+            fan.refusal.get_or_insert(refusal);
+        }
+    }
+
     fn wait_for_one_more(&mut self, fan: Ticket) {
         if let Some(fan) = self.fans.get_mut(fan) {
             fan.waits += 1;
@@ -206,15 +223,17 @@ impl Core {
         let Some(fan) = self.fans.get_mut(ticket) else { return };
         match outcome {
             Outcome::Accepted { online, .. } => fan.online |= online,
-            _ => fan.is_refused = true,
+            refusal => {
+                fan.refusal.get_or_insert(refusal);
+            }
         }
         fan.waits -= 1;
         if fan.waits > 0 {
             return;
         }
-        let Some(Fan { parent, online, is_refused, .. }) = self.fans.leave(ticket) else { return };
+        let Some(Fan { parent, online, refusal, .. }) = self.fans.leave(ticket) else { return };
         let accepted = Outcome::Accepted { online, id_stored: false, unseen: false };
-        self.settled.push((parent, if is_refused { Outcome::Overloaded } else { accepted }));
+        self.settled.push((parent, refusal.unwrap_or(accepted)));
     }
 
     /// Sends a verified message to a room's home.

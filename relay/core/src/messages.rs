@@ -337,8 +337,9 @@ impl Core {
         }
         let from = From { connection: job.connection, user: job.user, device: job.device };
         let with = Conversation::Room(Arc::clone(&room));
-        // Its own copy shares the members' frame.
-        let ticket = self.enter(from, job.id, (job.key, job.tag), with, &[]);
+        // What is for all comes back with them as the sender's own copy; what is for one may be refused yet.
+        let own = if to.is_some() { frame } else { &[] };
+        let ticket = self.enter(from, job.id, (job.key, job.tag), with, own);
         let message = RoomMessage { room, to, sender: job.sender, id: job.id, frame: frame.into() };
         self.send_to_room(ticket, message, effects);
     }

@@ -314,6 +314,46 @@ fn a_member_whose_inbox_is_full_misses_it_and_is_told_so() {
 }
 
 #[test]
+fn a_private_message_for_a_full_inbox_is_refused_and_nobody_gets_it() {
+    for shards in [1, 2, 3] {
+        let mut world = World::with_store(shards, |config| config.limits.inbox_messages_max = 1);
+        let peers = den(&mut world, &[1, 2, 3]);
+        let tablet = world.login(0, 1, "tablet");
+        world.disconnect(peers[1], Gone::Broken);
+        world.commit();
+        whisper(&mut world, peers[0], "den", &key(2), "id-1");
+        world.commit();
+        assert_eq!((acks(&mut world, peers[0]), ids(&mut world, tablet).len()), (1, 1));
+        world.confirm(tablet, 1);
+        whisper(&mut world, peers[0], "den", &key(2), "id-2");
+        world.commit();
+        let texts = answers(&mut world, peers[0], "id-2");
+        assert!(texts.len() == 1 && texts[0].contains("inbox_full"), "{texts:?}");
+        assert!(texts[0].contains("\"roomId\":\"den\""), "{texts:?}");
+        assert_eq!(ids(&mut world, tablet), [""; 0]);
+        let ben = world.login(0, 2, "device");
+        world.commit();
+        assert_eq!(world.pushes(ben), [(1, "id-1".to_owned())]);
+    }
+}
+
+#[test]
+fn a_private_message_to_oneself_is_for_ones_other_devices() {
+    for has_store in [false, true] {
+        let mut world = if has_store { World::with_store(2, |_| {}) } else { World::new(2, |_| {}) };
+        let peers = den(&mut world, &[1, 2]);
+        let tablet = world.login(0, 1, "tablet");
+        world.commit();
+        world.received(tablet);
+        whisper(&mut world, peers[0], "den", &key(1), "note");
+        world.commit();
+        assert_eq!(acks(&mut world, peers[0]), 1);
+        assert_eq!(ids(&mut world, tablet).len(), usize::from(has_store));
+        assert_eq!(ids(&mut world, peers[1]), [""; 0]);
+    }
+}
+
+#[test]
 fn a_full_disk_refuses_it_and_it_can_be_sent_again() {
     for shards in [1, 2, 3] {
         let mut world = World::with_store(shards, |_| {});
