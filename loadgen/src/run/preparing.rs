@@ -91,6 +91,12 @@ impl Coordinator<'_> {
                          key: use more --clients or --senders, a lower --rate, or {fix}"
                     )));
                 }
+                Some(_) if workload.scenario.crash.is_some() => {
+                    return Err(RunError::Refused(format!(
+                        "with --crash clients send at once what fell due while the relay was down, and this one takes \
+                         {allowed} messages a second of each key: {fix}"
+                    )));
+                }
                 Some(_) => {}
             }
         }

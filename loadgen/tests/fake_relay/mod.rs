@@ -3,8 +3,10 @@
 
 #![expect(dead_code, reason = "each test binary uses a part of it")]
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -172,19 +174,28 @@ pub(crate) struct FakeRelay {
 
 impl FakeRelay {
     pub(crate) fn start(faults: Faults) -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), None, faults)
+    }
+
+    /// At an address, with a store that is the file `disk`.
+    pub(crate) fn start_at(address: SocketAddr, disk: Option<&Path>, faults: Faults) -> Self {
         // So that a client that does not read is felt soon.
         let small_buffers = SocketOptions { send_buffer_bytes: Some(32 * 1024), ..SocketOptions::default() };
-        let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 1024, &small_buffers).unwrap();
+        let listener = listen(address, false, 1024, &small_buffers).unwrap();
         let address = listener.local_addr().unwrap();
         // Connections inherit it, and the kernel does not read ahead of a relay that stalls.
         set_socket_recv_buffer_size(&listener, RECEIVE_BUFFER_BYTES).unwrap();
         let counts = Arc::new(Mutex::new(Counts::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let (shared, stopped) = (Arc::clone(&counts), Arc::clone(&stop));
+        let disk = disk.map(Path::to_owned);
         let thread = thread::spawn(move || {
             let mut engine = Epoll::new(&EngineConfig::default()).unwrap();
             engine.listen(listener).unwrap();
             let mut server = Server::new(faults);
+            if let Some(disk) = disk {
+                server.load(&disk);
+            }
             while !stopped.load(Ordering::Relaxed) {
                 engine.poll(Some(server.patience()), &mut |event| server.on_event(event)).unwrap();
                 server.serve();
@@ -251,6 +262,9 @@ struct Server {
     line: VecDeque<(Instant, ConnectionId, String)>,
     served_until: Instant,
     inboxes: HashMap<PublicKey, Inbox>,
+    /// With a store: ids that were taken.
+    ids: HashSet<String>,
+    disk: Option<File>,
 }
 
 impl Server {
@@ -269,6 +283,8 @@ impl Server {
             line: VecDeque::new(),
             served_until: Instant::now(),
             inboxes: HashMap::new(),
+            ids: HashSet::new(),
+            disk: None,
         }
     }
 

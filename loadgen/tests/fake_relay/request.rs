@@ -1,5 +1,6 @@
 //! A run against the relay, as tests ask for it.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use loadgen::plan::{EngineChoice, Rate, Target, Workload};
@@ -36,12 +37,17 @@ pub(crate) fn workload() -> Workload {
 
 /// A run of one worker, without targets.
 pub(crate) fn request(relay: &FakeRelay, workload: Workload) -> Request {
+    request_of(Some(relay.address), workload)
+}
+
+/// The same, of the relay at an address.
+pub(crate) fn request_of(relay: Option<SocketAddr>, workload: Workload) -> Request {
     Request {
         workload,
-        target: Some(Target {
-            authority: relay.address.to_string(),
+        target: relay.map(|address| Target {
+            authority: address.to_string(),
             path: "/ws".to_owned(),
-            address: relay.address,
+            address,
             relay_name: "localhost".to_owned(),
         }),
         spawn: None,

@@ -1,7 +1,12 @@
-//! A store in memory: inboxes that are kept for those who are offline, and acks that wait for
-//! confirmations.
+//! A store: inboxes that are kept for those who are offline, and acks that wait for confirmations. In memory,
+//! or written down line by line: `m KEY FRAME`, `o KEY` for a number of an own message.
 
-use protocol::frame::Resume;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use protocol::decode::FrameDecoder;
+use protocol::frame::{ClientFrame, Resume};
 use protocol::server_frame::Ack;
 use protocol::{PublicKey, encode, splice};
 use relay_engine::ConnectionId;
@@ -37,14 +42,47 @@ struct Pending {
 }
 
 impl Server {
+    /// Goes on with what was written down.
+    pub(super) fn load(&mut self, path: &Path) {
+        for line in std::fs::read_to_string(path).unwrap_or_default().lines() {
+            let mut parts = line.splitn(3, ' ');
+            let (kind, key) = (parts.next().unwrap(), parts.next().unwrap());
+            let inbox = self.inboxes.entry(PublicKey::from_hex(key).unwrap()).or_default();
+            let frame = parts.next().filter(|_| kind == "m");
+            inbox.add(frame.map(|frame| frame.as_bytes().to_vec()));
+            if let Some(frame) = frame
+                && let Ok(ClientFrame::Message(message)) = FrameDecoder::new().decode(frame)
+            {
+                self.ids.insert(message.id.to_owned());
+            }
+        }
+        self.disk = Some(File::options().create(true).append(true).open(path).unwrap());
+    }
+
+    fn write_down(&mut self, line: std::fmt::Arguments<'_>) {
+        if let Some(disk) = &mut self.disk {
+            disk.write_all(format!("{line}\n").as_bytes()).unwrap();
+        }
+    }
+
     /// Takes a message in, whether or not its recipient is there.
     pub(super) fn keep(&mut self, connection: ConnectionId, text: &str, id: &str, recipient: PublicKey) {
+        if !self.ids.insert(id.to_owned()) {
+            let ack = Ack { id, online: true, duplicate: true, seq: None };
+            send(self.peers.get_mut(&connection).unwrap(), |out| encode::ack(out, &ack));
+            return;
+        }
         let number = self.counts.messages;
         let due = |every: u64| every > 0 && number.is_multiple_of(every);
         let online = self.online.get(&recipient).cloned().unwrap_or_default();
         let is_forgotten = online.is_empty() && due(self.faults.forget_every);
         self.counts.kept += u64::from(online.is_empty());
         self.counts.forgotten += u64::from(is_forgotten);
+        if is_forgotten {
+            self.write_down(format_args!("o {}", recipient.to_hex().as_str()));
+        } else {
+            self.write_down(format_args!("m {} {text}", recipient.to_hex().as_str()));
+        }
         let inbox = self.inboxes.entry(recipient).or_default();
         let seq = inbox.add((!is_forgotten).then(|| text.as_bytes().to_vec()));
         for (at, to) in online.iter().enumerate() {
@@ -70,7 +108,10 @@ impl Server {
     fn answer(&mut self, pending: &Pending, online: bool) {
         let Some(key) = self.peers.get(&pending.to).and_then(|peer| peer.key) else { return };
         let frame = pending.text.as_bytes();
-        let others: Vec<_> = self.online[&key].iter().copied().filter(|&other| other != pending.to).collect();
+        let others: Vec<_> = self.online.get(&key).into_iter().flatten().copied().filter(|&other| other != pending.to).collect();
+        if others.is_empty() {
+            self.write_down(format_args!("o {}", key.to_hex().as_str()));
+        }
         let seq = self.inboxes.entry(key).or_default().add((!others.is_empty()).then(|| frame.to_vec()));
         for other in others {
             self.counts.copies += 1;
