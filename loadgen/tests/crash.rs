@@ -20,6 +20,7 @@ use loadgen::report::summarize;
 use loadgen::run::{Request, RunResult, run};
 use loadgen::scenario::Scenario;
 use loadgen::slo::{Judgement, Slo};
+use loadgen::validity::FindingKind;
 
 /// What the relay is given: its command line, and which of the messages for those who are away it forgets.
 const ARGUMENTS: &str = "FAKE_RELAY_ARGUMENTS";
@@ -84,7 +85,9 @@ fn every_acked_message_comes_although_the_relay_is_killed() {
     // It knew what each had.
     assert_eq!(crash.repeated, 0);
     assert_eq!((result.lobby.clients, result.lobby.diverged_at_end), (8, 0));
-    assert!(result.findings.is_empty() && result.notes.iter().any(|note| note.contains("killed")));
+    // What the machine was before the run may be told; of what it did in it nothing is held against the relay.
+    assert!(result.findings.iter().all(|finding| finding.kind == FindingKind::Machine), "{:?}", result.findings);
+    assert!(result.notes.iter().any(|note| note.contains("killed")), "{:?}", result.notes);
     assert_eq!(judge(result), Judgement::Pass);
 }
 

@@ -9,6 +9,8 @@ use crate::units::{show_count, show_ns};
 pub enum Series {
     /// Response time of messages.
     Message,
+    /// The same of acks.
+    Ack,
     /// Joins and leaves as watchers saw them.
     Lobby,
 }
@@ -32,11 +34,19 @@ pub enum Figure {
 /// Percentiles that are compared.
 const PERCENTS: [f64; 4] = [50.0, 90.0, 99.0, 99.9];
 
+/// And those of acks, which go along with messages: each further figure asks for more runs.
+const ACK_PERCENTS: [f64; 2] = [50.0, 99.0];
+
 impl Figure {
     /// All of them, in the order of tables.
     pub fn all() -> impl Iterator<Item = Self> {
-        let percentiles = |series| PERCENTS.into_iter().map(move |percent| Self::Percentile { series, percent });
-        percentiles(Series::Message).chain(percentiles(Series::Lobby)).chain([Self::Throughput, Self::Cpu])
+        let percentiles = |series, percents: &'static [f64]| {
+            percents.iter().map(move |&percent| Self::Percentile { series, percent })
+        };
+        percentiles(Series::Message, &PERCENTS)
+            .chain(percentiles(Series::Ack, &ACK_PERCENTS))
+            .chain(percentiles(Series::Lobby, &PERCENTS))
+            .chain([Self::Throughput, Self::Cpu])
     }
 
     /// The one with this name.
@@ -69,6 +79,7 @@ impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Percentile { series: Series::Message, percent } => f.pad(&format!("message.p{percent}")),
+            Self::Percentile { series: Series::Ack, percent } => f.pad(&format!("ack.p{percent}")),
             Self::Percentile { series: Series::Lobby, percent } => f.pad(&format!("lobby.p{percent}")),
             Self::Throughput => f.pad("throughput"),
             Self::Cpu => f.pad("cpu"),

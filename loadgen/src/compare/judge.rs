@@ -68,6 +68,7 @@ pub(super) fn judge(a: &[Run], b: &[Run], paired: bool, closed: bool, question: 
 fn is_central(figure: Figure, closed: bool) -> bool {
     match figure {
         Figure::Percentile { series: Series::Message, percent } => !closed && percent == 50.0,
+        Figure::Percentile { series: Series::Ack, .. } => false,
         Figure::Percentile { series: Series::Lobby, percent } => percent == 50.0,
         Figure::Throughput => closed,
         Figure::Cpu => true,

@@ -19,6 +19,10 @@ pub(super) struct Second {
     pub(super) message: Sparse,
     /// Messages that never came; the run's are shared out over its seconds.
     pub(super) never: f64,
+    /// Times to acks.
+    pub(super) ack: Sparse,
+    /// Acks that never came, shared out likewise.
+    pub(super) ack_never: f64,
     /// Joins and leaves.
     pub(super) lobby: Sparse,
     /// Joins and leaves that were never seen, shared out likewise.
@@ -44,13 +48,17 @@ impl Run {
     pub(super) fn of(archive: &Archive) -> Self {
         let count = |of: fn(&Recorder) -> u64| archive.steady().iter().map(|second| of(&second.recorder)).sum::<u64>();
         let messages = count(|recorder| recorder.of(Metric::Message).len());
+        let acks = count(|recorder| recorder.of(Metric::Ack).len());
         let sightings = count(|recorder| recorder.lobby().len());
         let missing = archive.missing();
         let steady = &archive.summary.steady;
         let share = |count: u64, of: u64| if of == 0 { 0.0 } else { count as f64 / of as f64 };
         let seconds = archive.steady().iter().map(|second| {
             let (count, lobby) = (second.recorder.of(Metric::Message).len(), second.recorder.lobby());
+            let ack = second.recorder.of(Metric::Ack);
             Second {
+                ack: sparse(ack),
+                ack_never: missing.of(Metric::Ack) as f64 * share(ack.len(), acks),
                 message: sparse(second.recorder.of(Metric::Message)),
                 never: missing.of(Metric::Message) as f64 * share(count, messages),
                 lobby_never: missing.lobby() as f64 * share(lobby.len(), sightings),
@@ -73,6 +81,8 @@ impl Run {
         Second {
             message: buckets(|second| &second.message),
             never: total(|second| second.never),
+            ack: buckets(|second| &second.ack),
+            ack_never: total(|second| second.ack_never),
             lobby: buckets(|second| &second.lobby),
             lobby_never: total(|second| second.lobby_never),
             delivered: total(|second| second.delivered),
@@ -98,6 +108,7 @@ fn sparse(histogram: &Histogram<u64>) -> Sparse {
 #[derive(Clone, Debug)]
 pub(super) struct Scale {
     message: Vec<u64>,
+    ack: Vec<u64>,
     lobby: Vec<u64>,
 }
 
@@ -110,7 +121,11 @@ impl Scale {
             values.dedup();
             values
         };
-        Self { message: values(|second| &second.message), lobby: values(|second| &second.lobby) }
+        Self {
+            message: values(|second| &second.message),
+            ack: values(|second| &second.ack),
+            lobby: values(|second| &second.lobby),
+        }
     }
 }
 
@@ -132,8 +147,10 @@ pub(super) struct IndexedRun {
 #[derive(Clone, Debug)]
 pub(super) struct IndexedSecond {
     message: Vec<(usize, f64)>,
+    ack: Vec<(usize, f64)>,
     lobby: Vec<(usize, f64)>,
     never: f64,
+    ack_never: f64,
     lobby_never: f64,
     delivered: f64,
     length: f64,
@@ -145,8 +162,10 @@ impl Indexed {
         let place = |values: &[u64], value: u64| values.binary_search(&value).unwrap_or_else(|at| at);
         let second = |second: &Second| IndexedSecond {
             message: second.message.iter().map(|&(value, n)| (place(&scale.message, value), n as f64)).collect(),
+            ack: second.ack.iter().map(|&(value, n)| (place(&scale.ack, value), n as f64)).collect(),
             lobby: second.lobby.iter().map(|&(value, n)| (place(&scale.lobby, value), n as f64)).collect(),
             never: second.never,
+            ack_never: second.ack_never,
             lobby_never: second.lobby_never,
             delivered: second.delivered,
             length: second.length,
@@ -165,6 +184,8 @@ impl Indexed {
 pub(super) struct Sum {
     message: Vec<f64>,
     never: f64,
+    ack: Vec<f64>,
+    ack_never: f64,
     lobby: Vec<f64>,
     lobby_never: f64,
     delivered: f64,
@@ -178,6 +199,8 @@ impl Sum {
         Self {
             message: vec![0.0; scale.message.len()],
             never: 0.0,
+            ack: vec![0.0; scale.ack.len()],
+            ack_never: 0.0,
             lobby: vec![0.0; scale.lobby.len()],
             lobby_never: 0.0,
             delivered: 0.0,
@@ -189,7 +212,9 @@ impl Sum {
 
     pub(super) fn clear(&mut self) {
         self.message.fill(0.0);
+        self.ack.fill(0.0);
         self.lobby.fill(0.0);
+        self.ack_never = 0.0;
         (self.never, self.lobby_never, self.delivered, self.length) = (0.0, 0.0, 0.0, 0.0);
         (self.cpu_ns, self.cpu_messages) = (0.0, 0.0);
     }
@@ -199,10 +224,14 @@ impl Sum {
         for &(at, count) in &second.message {
             self.message[at] += count * times;
         }
+        for &(at, count) in &second.ack {
+            self.ack[at] += count * times;
+        }
         for &(at, count) in &second.lobby {
             self.lobby[at] += count * times;
         }
         self.never += second.never * times;
+        self.ack_never += second.ack_never * times;
         self.lobby_never += second.lobby_never * times;
         self.delivered += second.delivered * times;
         self.length += second.length * times;
@@ -225,11 +254,13 @@ impl Sum {
     /// Samples above a percentile: with few of them it is chance.
     pub(super) fn samples_above(&self, figure: Figure) -> f64 {
         match figure {
-            Figure::Percentile { series: Series::Message, percent } => {
-                (self.message.iter().sum::<f64>() + self.never) * (1.0 - percent / 100.0)
-            }
-            Figure::Percentile { series: Series::Lobby, percent } => {
-                (self.lobby.iter().sum::<f64>() + self.lobby_never) * (1.0 - percent / 100.0)
+            Figure::Percentile { series, percent } => {
+                let (counts, never) = match series {
+                    Series::Message => (&self.message, self.never),
+                    Series::Ack => (&self.ack, self.ack_never),
+                    Series::Lobby => (&self.lobby, self.lobby_never),
+                };
+                (counts.iter().sum::<f64>() + never) * (1.0 - percent / 100.0)
             }
             Figure::Throughput => self.delivered,
             Figure::Cpu => self.cpu_messages,
@@ -241,9 +272,11 @@ impl Sum {
     pub(super) fn values(&self, figures: &[Figure], scale: &Scale) -> Vec<Option<f64>> {
         let ratio = |above: f64, below: f64| (above > 0.0 && below > 0.0).then(|| above / below);
         let mut message = Climb::new(&scale.message, &self.message, self.never);
+        let mut ack = Climb::new(&scale.ack, &self.ack, self.ack_never);
         let mut lobby = Climb::new(&scale.lobby, &self.lobby, self.lobby_never);
         let value = |&figure: &Figure| match figure {
             Figure::Percentile { series: Series::Message, percent } => message.up_to(percent),
+            Figure::Percentile { series: Series::Ack, percent } => ack.up_to(percent),
             Figure::Percentile { series: Series::Lobby, percent } => lobby.up_to(percent),
             Figure::Throughput => ratio(self.delivered, self.length),
             Figure::Cpu => ratio(self.cpu_ns, self.cpu_messages),
@@ -323,7 +356,7 @@ mod tests {
         let figures: Vec<Figure> = Figure::all().collect();
         let percentile = |share| Some(quantile(&all, 4, share).map_or(NEVER_NS, |ns| ns as f64));
         let expected =
-            [0.5, 0.9, 0.99, 0.999].map(percentile).into_iter().chain([None; 4]).chain([Some(10.0), Some(15.0)]);
+            [0.5, 0.9, 0.99, 0.999].map(percentile).into_iter().chain([None; 6]).chain([Some(10.0), Some(15.0)]);
         assert_eq!(sum.values(&figures, &scale), expected.collect::<Vec<_>>());
         sum.never = all.len() as f64 / 10.0;
         let (median, tail) = (sum.values(&figures, &scale)[0], sum.values(&figures, &scale)[2]);

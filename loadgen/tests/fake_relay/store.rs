@@ -108,7 +108,8 @@ impl Server {
     fn answer(&mut self, pending: &Pending, online: bool) {
         let Some(key) = self.peers.get(&pending.to).and_then(|peer| peer.key) else { return };
         let frame = pending.text.as_bytes();
-        let others: Vec<_> = self.online.get(&key).into_iter().flatten().copied().filter(|&other| other != pending.to).collect();
+        let others: Vec<_> =
+            self.online.get(&key).into_iter().flatten().copied().filter(|&other| other != pending.to).collect();
         if others.is_empty() {
             self.write_down(format_args!("o {}", key.to_hex().as_str()));
         }
