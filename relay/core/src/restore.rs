@@ -3,7 +3,7 @@
 //! # Invariants
 //! - Whatever was stored is there again: no message is lost, none that was removed comes back.
 //! - A user whose record is not exact may have been given seqs that no record tells of: it goes on in
-//!   a new epoch.
+//!   a new epoch. Its devices were online, for all that is known, until now.
 
 use crate::devices::Device;
 use crate::effect::Effects;
@@ -44,7 +44,8 @@ impl Core {
         inbox.seq = record.seq.max(seq_max).max(record.removed_through).max(inbox.confirmed);
         for device in record.devices {
             let tag = self.config.device_tag(&device.id);
-            let (cursor, active_ms) = (device.cursor, device.active_ms);
+            let active_ms = if record.exact { device.active_ms } else { self.now.unix_ms };
+            let cursor = device.cursor;
             user.devices.restore(Device { id: device.id, tag, cursor, next: cursor + 1, connection: None, active_ms });
         }
         let floor = user.floor();

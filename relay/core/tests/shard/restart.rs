@@ -78,6 +78,25 @@ fn after_a_crash_an_online_user_goes_on_in_a_new_epoch_and_an_offline_one_in_its
 }
 
 #[test]
+fn a_device_that_was_online_in_the_crash_is_not_forgotten_before_its_time() {
+    let mut world = World::with_store(1, |_| {});
+    let (anna, phone, tablet) = (world.login(0, 1, "a"), world.login(0, 2, "phone"), world.login(0, 2, "tablet"));
+    world.commit();
+    for n in 0..3 {
+        world.send(anna, &key(2), &format!("id-{n}"), "hi");
+    }
+    world.confirm(phone, 3);
+    world.run(2 * SECOND, 100 * MILLISECOND);
+    world.pushes(tablet);
+    world.crash(1);
+    // The tablet is away while others look after the users.
+    world.run(90 * SECOND, SECOND);
+    let tablet = world.login(0, 2, "tablet");
+    world.commit();
+    assert_eq!(world.pushes(tablet).len(), 3, "it has confirmed nothing");
+}
+
+#[test]
 fn a_restart_in_peace_keeps_every_epoch_cursor_and_number() {
     for (before, after) in [(1, 1), (2, 3), (3, 1)] {
         let mut world = World::with_store(before, |_| {});
