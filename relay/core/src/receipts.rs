@@ -103,6 +103,13 @@ impl Metas {
         if std::mem::replace(&mut meta.is_read, true) { None } else { Some(meta) }
     }
 
+    /// Forgets one that was taken back: its sender was told so.
+    pub(crate) fn forget(&mut self, seq: u64) {
+        if let Ok(at) = self.list.binary_search_by_key(&seq, |meta| meta.seq) {
+            self.list.remove(at);
+        }
+    }
+
     /// Forgets all that is confirmed, and gives their memory back.
     pub(crate) fn forget_confirmed(&mut self, confirmed: u64) {
         if self.list.capacity() > 0 {

@@ -216,6 +216,7 @@ impl Core {
             let was_history = entry.history;
             self.unseen_kept -= u64::from(!user.seen);
             user.inbox.withdraw(seq, &mut self.totals, &mut self.post.pool);
+            user.metas.forget(seq);
             self.journal.note_user(id, &mut user.record, Need::Soon, now);
             let behind = user.devices.all().iter().filter(|device| device.next <= seq);
             self.closing.extend(behind.filter_map(|device| device.connection));

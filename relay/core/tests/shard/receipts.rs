@@ -1,7 +1,7 @@
 //! Receipts of delivery and reading: to whom, when, and what waits for whom.
 
 use protocol::PublicKey;
-use relay_core::Gone;
+use relay_core::{Gone, StoreFault};
 
 use crate::kit::{MILLISECOND, SECOND, World};
 
@@ -118,4 +118,28 @@ fn a_senders_every_device_is_told_and_nobody_of_ones_own_copies() {
     world.commit();
     assert_eq!(world.received_with(anna, "receipt").len(), 1);
     assert_eq!(world.received_with(tablet, "receipt").len(), 1);
+}
+
+#[test]
+fn a_message_that_was_taken_back_is_not_told_to_be_delivered() {
+    let mut world = World::with_store(1, |_| {});
+    let (anna, ben) = (world.login(0, 1, "a"), world.login(0, 2, "b"));
+    world.commit();
+    world.fault = Some(StoreFault::Full);
+    let message = world.message(anna, &key(2), "id-1", "hi");
+    world.text(anna, &message);
+    world.settle();
+    world.run(10 * MILLISECOND, MILLISECOND);
+    assert_eq!(world.received_with(anna, "overloaded").len(), 1);
+    world.fault = None;
+    // What it was pushed it may confirm: its sender was told that it is refused.
+    world.confirm(ben, 1);
+    world.run(SECOND, 10 * MILLISECOND);
+    let early = world.received_with(anna, "receipt");
+    assert!(early.is_empty(), "{early:?}");
+    world.text(anna, &message);
+    world.settle();
+    world.confirm(ben, 2);
+    world.run(SECOND, 10 * MILLISECOND);
+    assert_eq!(world.received_with(anna, "receipt").len(), 1);
 }
