@@ -94,6 +94,8 @@ impl Core {
         self.journal.note_user(id, &mut user.record, Need::Soon, self.now.nanos);
         self.router.left(id, self.now.nanos, now_ms);
         self.lobby.note_own(key, false);
+        // Nobody is there to be told a seq: nothing waits for the record any more.
+        self.ungate();
     }
 }
 

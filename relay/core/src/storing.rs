@@ -187,9 +187,7 @@ impl Core {
                     self.post.touch(&mut connection.link);
                 }
             }
-            let shard = self.config.shard;
-            let gated = self.gated.drain(..).map(|(ticket, outcome)| (Waiter::message(shard, ticket), outcome));
-            self.settled.extend(gated);
+            self.ungate();
         }
     }
 
@@ -247,6 +245,13 @@ impl Core {
                 self.journal.note_forgotten(*key, now);
             }
         }
+    }
+
+    /// Looks again at messages whose senders could not be given a seq.
+    pub(crate) fn ungate(&mut self) {
+        let shard = self.config.shard;
+        let gated = self.gated.drain(..).map(|(ticket, outcome)| (Waiter::message(shard, ticket), outcome));
+        self.settled.extend(gated);
     }
 
     /// Nothing can be stored any more: whoever waits is refused, whatever is on the disk.

@@ -78,6 +78,22 @@ fn after_a_crash_an_online_user_goes_on_in_a_new_epoch_and_an_offline_one_in_its
 }
 
 #[test]
+fn what_a_sender_who_leaves_at_once_sent_is_settled_all_the_same() {
+    let mut world = World::with_store(1, |_| {});
+    let ben = world.login(0, 2, "b");
+    world.commit();
+    world.store_waits = true;
+    let anna = world.login(0, 1, "a");
+    world.send(anna, &key(2), "id-1", "hi");
+    world.confirm(ben, 1);
+    world.disconnect(anna, Gone::Broken);
+    world.store_waits = false;
+    world.commit();
+    let stats = world.shards[0].stats();
+    assert_eq!((stats.messages_in, stats.messages_acked), (1, 1));
+}
+
+#[test]
 fn a_device_that_was_online_in_the_crash_is_not_forgotten_before_its_time() {
     let mut world = World::with_store(1, |_| {});
     let (anna, phone, tablet) = (world.login(0, 1, "a"), world.login(0, 2, "phone"), world.login(0, 2, "tablet"));
