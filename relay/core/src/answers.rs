@@ -102,6 +102,10 @@ impl Core {
         };
         user.unseen += u32::from(unseen);
         if user.devices.is_online() && !user.record.is_open {
+            if self.journal.is_failed() {
+                // No record will ever make a seq safe to tell.
+                return self.outcome(ticket, Outcome::Overloaded);
+            }
             self.gated.push((ticket, Outcome::Accepted { online, id_stored, unseen: false }));
             self.journal.note_user(sender, &mut user.record, Need::Soon, self.now.nanos);
             if user.record.opening == 0 {

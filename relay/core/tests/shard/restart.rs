@@ -2,7 +2,7 @@
 
 use protocol::PublicKey;
 use protocol::frame::Resume;
-use relay_core::Gone;
+use relay_core::{Config, Gone, ShardId, StoreFault};
 
 use crate::kit::{MILLISECOND, SECOND, World};
 
@@ -91,6 +91,25 @@ fn what_a_sender_who_leaves_at_once_sent_is_settled_all_the_same() {
     world.commit();
     let stats = world.shards[0].stats();
     assert_eq!((stats.messages_in, stats.messages_acked), (1, 1));
+}
+
+#[test]
+fn a_sender_is_refused_whose_seq_the_failed_store_will_never_make_safe() {
+    let mut world = World::with_store(2, |_| {});
+    let home = |seed: u8| Config::new(ShardId(0), 2, 42).home(&key(seed));
+    let elsewhere = (2..).find(|&seed| home(seed) != home(1)).expect("there are two homes");
+    let ben = world.login(0, elsewhere, "b");
+    world.commit();
+    world.store_waits = true;
+    let anna = world.login(0, 1, "a");
+    world.commit();
+    world.send(anna, &key(elsewhere), "id-1", "hi");
+    world.fault = Some(StoreFault::Failed);
+    world.store_waits = false;
+    world.settle();
+    world.confirm(ben, 1);
+    world.commit();
+    assert_eq!(world.received_with(anna, "overloaded").len(), 1);
 }
 
 #[test]
