@@ -62,6 +62,9 @@ pub(crate) const BATCH_ROOMS_MAX: usize = 256;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Record {
     pub(crate) need: Need,
+    /// The store has one. Until it says so the record goes along with every message of the user: the batch
+    /// that had it may be refused, and the next one not.
+    pub(crate) is_known: bool,
     /// Inbox entries up to this seq are to be removed; 0 for none.
     pub(crate) removal: u64,
     /// The store knows that seqs are being given away that it does not see, so that after a crash the

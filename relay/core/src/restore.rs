@@ -34,6 +34,7 @@ impl Core {
         user.seen = record.seen;
         user.waiting = Waiting::restore(record.receipts);
         user.record.is_open = !record.exact;
+        user.record.is_known = true;
         let inbox = &mut user.inbox;
         // Otherwise it keeps the epoch that it was made with.
         if record.exact {

@@ -68,6 +68,9 @@ impl Core {
             if let Body::Shared(bytes) = &entry.body {
                 shared = Some((Arc::clone(bytes), frame.clone()));
             }
+            if !user.record.is_known {
+                self.journal.note_user(id, &mut user.record, Need::Soon, now);
+            }
             entry.is_given_out = true;
             batch.urgent |= entry.waiter.is_some();
             batch.ids.extend(entry.id_record);
@@ -177,6 +180,7 @@ impl Core {
         }
         for &id in &flight.users {
             let Some(user) = self.router.get_mut(id) else { continue };
+            user.record.is_known = true;
             if user.record.opening != batch.number {
                 continue;
             }

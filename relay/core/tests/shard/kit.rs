@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) store_waits: bool,
     /// What the store answers to batches instead of taking them.
     pub(crate) fault: Option<StoreFault>,
+    /// The same, for the next batch alone.
+    pub(crate) fault_once: Option<StoreFault>,
     /// Batches stored, and entries in them.
     pub(crate) stored: (usize, usize),
 }
@@ -81,6 +83,7 @@ impl World {
             asked: (0..shards).map(|_| VecDeque::new()).collect(),
             store_waits: false,
             fault: None,
+            fault_once: None,
             stored: (0, 0),
             now: Now { nanos: 1000 * SECOND, unix_ms: 1_795_264_496_789 },
             peers: Vec::new(),
@@ -139,7 +142,7 @@ impl World {
             {
                 match asked {
                     Asked::Store(batch) => {
-                        let result = self.fault.map_or(Ok(()), Err);
+                        let result = self.fault_once.take().or(self.fault).map_or(Ok(()), Err);
                         if result.is_ok() {
                             self.disk.apply(&batch);
                             self.stored = (self.stored.0 + 1, self.stored.1 + batch.entries.len());

@@ -94,6 +94,28 @@ fn what_a_sender_who_leaves_at_once_sent_is_settled_all_the_same() {
 }
 
 #[test]
+fn a_message_is_stored_with_its_user_though_the_batch_before_had_no_room() {
+    let mut world = World::with_store(1, |_| {});
+    let anna = world.login(0, 1, "a");
+    world.commit();
+    world.received(anna);
+    world.store_waits = true;
+    world.send(anna, &key(2), "id-1", "hi");
+    world.run(5 * MILLISECOND, MILLISECOND);
+    world.send(anna, &key(2), "id-2", "hi");
+    world.run(5 * MILLISECOND, MILLISECOND);
+    world.fault_once = Some(StoreFault::Full);
+    world.store_waits = false;
+    world.commit();
+    assert_eq!(world.received_with(anna, "overloaded").len(), 1);
+    assert_eq!(world.disk.inbox(&key(2)), [2]);
+    world.crash(1);
+    let ben = world.login(0, 2, "b");
+    world.commit();
+    assert_eq!(world.pushes(ben), [(2, "id-2".to_owned())]);
+}
+
+#[test]
 fn a_sender_is_refused_whose_seq_the_failed_store_will_never_make_safe() {
     let mut world = World::with_store(2, |_| {});
     let home = |seed: u8| Config::new(ShardId(0), 2, 42).home(&key(seed));
