@@ -107,6 +107,27 @@ pub(crate) fn push(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], random: &m
     pings
 }
 
+/// The text messages in what the relay writes at once: whole, unmasked frames.
+pub(crate) fn texts(mut written: &[u8]) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        loop {
+            let (&[opcode, len, ..], bytes) = (written, written) else { return None };
+            let (head, len) = match (len, bytes) {
+                (126, &[_, _, high, low, ..]) => (4, usize::from(u16::from_be_bytes([high, low]))),
+                (127, &[_, _, a, b, c, d, e, f, g, h, ..]) => {
+                    (10, u64::from_be_bytes([a, b, c, d, e, f, g, h]) as usize)
+                }
+                (len, _) => (2, usize::from(len)),
+            };
+            let payload = bytes.get(head..head + len)?;
+            written = &bytes[head + len..];
+            if opcode == 0x81 {
+                return std::str::from_utf8(payload).ok();
+            }
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,6 +156,18 @@ mod tests {
             assert!(protocol::signature::verify_strict(&key.verifying_key(), &signed, &decoded.signature));
             assert!(FrameDecoder::new().decode(malformed(&mut random)).is_err());
         }
+    }
+
+    #[test]
+    fn texts_are_found_in_what_is_written() {
+        let mut written = Vec::new();
+        let long = "x".repeat(300);
+        protocol::websocket::text_header(3, &mut written);
+        written.extend_from_slice(b"one");
+        protocol::websocket::push_pong(&mut written, b"between");
+        protocol::websocket::text_header(long.len(), &mut written);
+        written.extend_from_slice(long.as_bytes());
+        assert_eq!(texts(&written).collect::<Vec<_>>(), ["one", &long]);
     }
 
     #[test]

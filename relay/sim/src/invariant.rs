@@ -32,19 +32,25 @@ pub enum Invariant {
     LobbySync,
     /// Once quiet, every list is exactly who is online: no ghost, nobody missing.
     LobbyTruth,
-    /// Seqs on a connection count up by one from the welcome's.
+    /// Seqs on a connection count up by one, but for what the device sent itself, and from where it
+    /// resumed, if it recovered.
     SeqGapless,
     /// A seq of a key names one message, whichever device it reaches.
     SeqConsistent,
-    /// An epoch lasts as long as its key stays online.
+    /// An epoch lasts as long as its key stays online; with a store it lasts for ever, but for the crash
+    /// of a relay that had given seqs away.
     Epoch,
+    /// Only who can have everything from where it asks is told that it recovered.
+    FalseRecovered,
+    /// Who has missed nothing recovers.
+    ResumeRefused,
     /// What arrives is what somebody sent, byte for byte.
     BytesDiffer,
     /// What arrives was signed by its sender.
     BadSignature,
     /// What arrives is for this key.
     WrongRecipient,
-    /// Nothing arrives twice.
+    /// Nothing arrives twice on one connection, or under two seqs of one epoch.
     DeliveredTwice,
     /// Messages from one connection to one key arrive in the order of their sending.
     PairOrder,
@@ -54,12 +60,28 @@ pub enum Invariant {
     AnswerSurplus,
     /// The answer is one that the contract gives to such a frame.
     AnswerWrong,
-    /// An acked message reaches every device that was online throughout.
+    /// An acked message reaches every device that is online throughout, and in the end every device that
+    /// the relay knew.
     AckedLost,
+    /// With a store, an ack is written when the disk has the message or a device has confirmed it, not
+    /// before.
+    AckEarly,
+    /// The sender's other devices get what was acked.
+    OwnCopyLost,
+    /// The device that sent a message does not get it back.
+    OwnCopyBack,
+    /// A receipt tells what a device of the recipient said.
+    ReceiptFalse,
+    /// A receipt tells it once in a run of the relay.
+    ReceiptTwice,
     /// A recipient who is online throughout is not called offline.
     FalseOffline,
     /// A message id is accepted once in 10 minutes.
     IdTwice,
+    /// So it is across restarts.
+    IdForgotten,
+    /// Batches keep the contract of the seam to the store.
+    StoreContract,
     /// A connection closes with a code that something gave cause for.
     CloseCode,
     /// What must close a connection does.

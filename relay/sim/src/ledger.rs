@@ -4,70 +4,44 @@
 //! Those of [`Invariant`] about answers and deliveries are checked here as they happen; what can be
 //! said only at the end is checked by [`Ledger::check_answers`] and through [`Ledger::records`].
 
+mod arrival;
+mod kind;
+mod safety;
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 
+use protocol::server_frame::{Ack, ReceiptStatus};
 use protocol::{PublicKey, limits};
 use relay_core::Nanos;
+
+pub(crate) use arrival::Arrival;
+pub(crate) use kind::Kind;
 
 use crate::invariant::{Checked, Invariant, ensure, violated};
 use crate::network::LinkId;
 use crate::schedule::MS;
-use crate::trace::printable;
-
-/// What is wrong with a message, if anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// Nothing.
-    Valid,
-    /// The signature is not the sender's.
-    Forged,
-    /// The sender's key is another user's.
-    WrongSender,
-    /// The timestamp is too far off.
-    Stale,
-    /// The text is too long.
-    TooLarge,
-    /// The form is wrong, and the id is not.
-    Malformed,
-    /// The recipient's key is no point of the curve.
-    BadRecipient,
-    /// It goes to a room that does not exist.
-    NoRoom,
-}
-
-impl Kind {
-    /// Whether the contract gives this reason for such a message. `reused` says that its id was used
-    /// for another message too, `old` that its timestamp may have become too old.
-    fn allows(self, reason: &str, reused: bool, old: bool) -> bool {
-        match reason {
-            "rate_limited" => !matches!(self, Self::WrongSender | Self::TooLarge | Self::Malformed),
-            "id_conflict" => reused && !matches!(self, Self::WrongSender | Self::Malformed),
-            "offline" => self == Self::Valid,
-            "overloaded" => matches!(self, Self::Valid | Self::BadRecipient | Self::NoRoom),
-            "signature_invalid" => self == Self::Forged,
-            "sender_mismatch" => self == Self::WrongSender,
-            "stale_timestamp" => {
-                self == Self::Stale || old && !matches!(self, Self::WrongSender | Self::TooLarge | Self::Malformed)
-            }
-            "message_too_large" => self == Self::TooLarge,
-            "malformed" => self == Self::Malformed,
-            "invalid_recipient" => self == Self::BadRecipient,
-            "no_such_room" => self == Self::NoRoom,
-            _ => false,
-        }
-    }
-}
 
 /// One sending of a message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sending {
     /// On which connection.
     pub(crate) session: LinkId,
+    /// Of which device.
+    pub(crate) device: usize,
     /// As the how-manieth message of it.
     pub(crate) index: u64,
     /// When.
     pub(crate) at: Nanos,
+}
+
+/// A place in an inbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Place {
+    /// Whose inbox.
+    pub(crate) owner: PublicKey,
+    pub(crate) epoch: u64,
+    pub(crate) seq: u64,
 }
 
 /// One message: the same bytes, however often sent.
@@ -75,6 +49,8 @@ pub(crate) struct Sending {
 pub(crate) struct Record {
     /// The user whose connection sends it.
     pub(crate) user: usize,
+    /// The same, as the key of the connection.
+    pub(crate) sender: PublicKey,
     /// For whom.
     pub(crate) recipient: PublicKey,
     /// Its `clientMessageId`.
@@ -87,10 +63,50 @@ pub(crate) struct Record {
     pub(crate) sendings: Vec<Sending>,
     /// An ack of this message, and of no other with its id, came.
     pub(crate) acked: bool,
-    /// Where it arrived, by epoch and seq of the recipient.
-    place: Option<(u64, u64)>,
+    /// Such an ack came while the store was in order.
+    pub(crate) copy_due: bool,
+    /// Its places in the sender's inbox, as acks told them.
+    own_places: Vec<Place>,
+    /// The run of the relay that it was first sent to.
+    first_run: u32,
+    /// It was refused, and nothing since said otherwise.
+    pub(crate) refused: bool,
+    /// Where it arrived, and in which run of the relay.
+    places: Vec<(Place, u32)>,
+    /// So many more places than one it may have: its entry was taken back, or a crash took its id.
+    places_spare: u32,
     /// Connections that it arrived on.
     pub(crate) arrived_on: Vec<LinkId>,
+    /// Devices that it arrived at.
+    pub(crate) had_by: Vec<usize>,
+    /// Those in whose inbox the disk has or had it.
+    pub(crate) kept_for: Vec<PublicKey>,
+    /// A crash took it from those devices of its recipient that had not confirmed it.
+    pub(crate) is_lost_to_some: bool,
+    /// Those of whom a device said that it has it, and that it was read.
+    confirmed_by: Vec<PublicKey>,
+    read_by: Vec<PublicKey>,
+    /// Receipts, by device that got them and run of the relay.
+    receipts: Vec<(usize, ReceiptStatus, u32)>,
+}
+
+impl Record {
+    /// Whether one of a user's devices sent it.
+    pub(crate) fn was_sent_by(&self, device: usize) -> bool {
+        self.sendings.iter().any(|sending| sending.device == device)
+    }
+
+    /// Whether a device sent it, and heard of no place of it in that epoch.
+    pub(crate) fn may_be_skipped(&self, device: usize, epoch: u64) -> bool {
+        self.kind == Kind::Valid
+            && self.was_sent_by(device)
+            && !self.own_places.iter().any(|place| place.epoch == epoch)
+    }
+
+    /// Whether the relay may say that it answers for it.
+    fn is_safe(&self) -> bool {
+        self.kept_for.contains(&self.recipient) || self.confirmed_by.contains(&self.recipient)
+    }
 }
 
 /// What happened to one id on one connection.
@@ -107,6 +123,10 @@ struct IdUse {
     records: Vec<usize>,
     first_sent: Option<Nanos>,
     acked_as_new: u32,
+    /// When it was acked as new.
+    acked_at: Option<Nanos>,
+    /// It was accepted by a run of the relay that is over, and must be known until then.
+    known_until: Option<Nanos>,
     delivered: Vec<usize>,
 }
 
@@ -119,17 +139,21 @@ pub(crate) enum Claim {
     Online(PublicKey),
     /// That this user was not online all the time since then.
     Offline(PublicKey, Nanos),
+    /// That this user's inbox may have had no room since then, after so many messages of the sender.
+    Full(PublicKey, Nanos, u32),
 }
 
-/// A message that a client was pushed.
+/// Who reads a frame: a connection, in its epoch.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Arrival<'a> {
+pub(crate) struct Reader {
     pub(crate) session: LinkId,
+    pub(crate) device: usize,
+    pub(crate) user: usize,
     pub(crate) key: PublicKey,
     pub(crate) epoch: u64,
-    pub(crate) seq: u64,
-    /// The sender's bytes.
-    pub(crate) bytes: &'a [u8],
+    pub(crate) now: Nanos,
+    /// Which run of the relay wrote what it reads.
+    pub(crate) run: u32,
 }
 
 /// All messages of a run.
@@ -139,11 +163,19 @@ pub(crate) struct Ledger {
     by_bytes: HashMap<Vec<u8>, usize>,
     tallies: BTreeMap<(LinkId, Box<str>), Tally>,
     ids: HashMap<(usize, Box<str>), IdUse>,
-    seqs: HashMap<(PublicKey, u64, u64), usize>,
+    seqs: HashMap<Place, usize>,
+    /// Places that devices were not given anything at, and nothing was said of.
+    skipped: BTreeMap<Place, Vec<usize>>,
     /// By receiving and sending connection: the index of the last message that arrived.
     pairs: HashMap<(LinkId, LinkId), u64>,
     /// Times each user sent a message.
     sent_by: HashMap<usize, u32>,
+    /// Whether the relay has a store.
+    pub(crate) has_store: bool,
+    /// The store is in order.
+    pub(crate) is_store_sound: bool,
+    /// Which start of the relay it is.
+    pub(crate) run: u32,
     /// Times a message was sent.
     pub(crate) sent: u64,
     /// Times a message arrived.
@@ -151,25 +183,49 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// Opens the book of a relay with a store or without.
+    pub(crate) fn new(has_store: bool) -> Self {
+        Self { has_store, is_store_sound: true, ..Self::default() }
+    }
+
     /// All messages, in the order of their first sending.
     pub(crate) fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// Books a new message. It is not sent yet.
-    pub(crate) fn add(&mut self, user: usize, recipient: PublicKey, id: &str, kind: Kind, bytes: Vec<u8>) -> usize {
+    /// Books a new message of a user, given with its key. It is not sent yet.
+    pub(crate) fn add(
+        &mut self,
+        (user, sender): (usize, PublicKey),
+        recipient: PublicKey,
+        id: &str,
+        kind: Kind,
+        bytes: Vec<u8>,
+    ) -> usize {
         let record = self.records.len();
         self.by_bytes.insert(bytes.clone(), record);
         self.records.push(Record {
             user,
+            sender,
             recipient,
             id: id.into(),
             bytes,
             kind,
             sendings: Vec::new(),
             acked: false,
-            place: None,
+            copy_due: false,
+            own_places: Vec::new(),
+            first_run: self.run,
+            refused: false,
+            places: Vec::new(),
+            places_spare: 0,
             arrived_on: Vec::new(),
+            had_by: Vec::new(),
+            kept_for: Vec::new(),
+            is_lost_to_some: false,
+            confirmed_by: Vec::new(),
+            read_by: Vec::new(),
+            receipts: Vec::new(),
         });
         record
     }
@@ -179,6 +235,7 @@ impl Ledger {
         self.sent += 1;
         let message = &mut self.records[record];
         message.sendings.push(sending);
+        message.refused = false;
         let tally = self.tallies.entry((sending.session, message.id.clone())).or_default();
         tally.sent += 1;
         push_once(&mut tally.records, record);
@@ -189,35 +246,51 @@ impl Ledger {
     }
 
     /// Checks an `ack`.
-    pub(crate) fn ack(
-        &mut self,
-        session: LinkId,
-        id: &str,
-        online: bool,
-        duplicate: bool,
-        now: Nanos,
-    ) -> Checked<Claim> {
-        let mut valid = self.answered(session, id, "ack")?;
+    pub(crate) fn ack(&mut self, reader: &Reader, ack: &Ack<'_>) -> Checked<Claim> {
+        let (id, now) = (ack.id, reader.now);
+        let mut valid = self.answered(reader.session, id, "ack")?;
         valid.retain(|&record| self.records[record].kind == Kind::Valid);
         let Some(&first) = valid.first() else {
             return violated(Invariant::AnswerWrong, format!("{id}: an ack for a message that is not valid"));
         };
-        ensure(online, Invariant::AnswerWrong, || format!("{id}: acked for an offline recipient without a store"))?;
+        ensure(ack.online || self.has_store, Invariant::AnswerWrong, || {
+            format!("{id}: acked for an offline recipient without a store")
+        })?;
+        let has_seq = ack.seq.is_some();
+        ensure(if self.has_store { has_seq || ack.duplicate } else { !has_seq }, Invariant::AnswerWrong, || {
+            format!("{id}: acked with seq {:?}, with a store: {}", ack.seq, self.has_store)
+        })?;
         let mut claim = Claim::None;
-        if valid.len() == 1 {
-            self.records[first].acked = true;
-            claim = Claim::Online(self.records[first].recipient);
+        if let [only] = valid[..] {
+            let message = &mut self.records[only];
+            message.acked = true;
+            message.copy_due |= self.has_store && self.is_store_sound;
+            if ack.online {
+                claim = Claim::Online(message.recipient);
+            }
+            if let Some(seq) = ack.seq {
+                let place = Place { owner: reader.key, epoch: reader.epoch, seq };
+                push_once(&mut message.own_places, place);
+                self.name(place, only)?;
+            }
         }
         let user = self.records[first].user;
         let Some(used) = self.ids.get_mut(&(user, id.into())) else {
             return violated(Invariant::AnswerSurplus, format!("{id}: never sent by this user"));
         };
-        if duplicate {
+        if ack.duplicate {
             let repeated = used.records.iter().any(|&record| self.records[record].sendings.len() > 1);
             ensure(repeated, Invariant::AnswerWrong, || format!("{id}: called a duplicate and sent once"))?;
             return Ok(claim);
         }
+        if reader.run < self.run {
+            return Ok(claim);
+        }
+        ensure(used.known_until.is_none_or(|until| until <= now), Invariant::IdForgotten, || {
+            format!("{id}: acked as new, and was accepted before the relay started anew")
+        })?;
         used.acked_as_new += 1;
+        used.acked_at = Some(now);
         let again_ok = used.first_sent.is_some_and(|first| now >= first + limits::ID_MEMORY_MS * MS);
         ensure(used.acked_as_new == 1 || again_ok, Invariant::IdTwice, || {
             format!("{id}: acked as new {} times", used.acked_as_new)
@@ -238,15 +311,27 @@ impl Ledger {
         ensure(reason != "rate_limited" || sent > limits::MESSAGES_PER_SECOND * 2, Invariant::AnswerWrong, || {
             format!("{id}: rate_limited after {sent} messages")
         })?;
-        ensure(kinds.iter().any(|kind| kind.allows(reason, reused, old)), Invariant::AnswerWrong, || {
-            format!("{id}: {reason} for {kinds:?}, id reused: {reused}")
-        })?;
-        if reason != "offline" || records.len() != 1 {
+        let allowed = kinds.iter().any(|kind| kind.allows(reason, reused, old, self.has_store));
+        ensure(allowed, Invariant::AnswerWrong, || format!("{id}: {reason} for {kinds:?}, id reused: {reused}"))?;
+        if records.len() != 1 {
             return Ok(Claim::None);
         }
+        let message = &mut self.records[first];
+        message.refused = true;
         // Sent again while on its way, it may get the answer to its first sending, on any connection.
-        let message = &self.records[first];
-        Ok(Claim::Offline(message.recipient, message.sendings[0].at))
+        Ok(match reason {
+            "offline" => Claim::Offline(message.recipient, message.sendings[0].at),
+            "inbox_full" => Claim::Full(message.recipient, message.sendings[0].at, sent),
+            _ => Claim::None,
+        })
+    }
+
+    /// Whether an ack told that this is the place of a message that the device sent.
+    pub(crate) fn is_own(&self, place: Place, device: usize) -> bool {
+        self.seqs.get(&place).is_some_and(|&record| {
+            let record = &self.records[record];
+            record.was_sent_by(device) && record.own_places.contains(&place)
+        })
     }
 
     /// Books an answer. Returns the messages of this id on this connection, at least one.
@@ -261,91 +346,6 @@ impl Ledger {
         Ok(tally.records.clone())
     }
 
-    /// Checks a message that was pushed to a client.
-    pub(crate) fn arrive(&mut self, arrival: &Arrival<'_>) -> Checked {
-        let Some(&record) = self.by_bytes.get(arrival.bytes) else {
-            return violated(Invariant::BytesDiffer, format!("nobody sent {}", printable(arrival.bytes)));
-        };
-        self.arrived += 1;
-        let message = &mut self.records[record];
-        let id = message.id.clone();
-        ensure(message.kind == Kind::Valid, Invariant::BadSignature, || {
-            format!("{id}: delivered, and it is {:?}", message.kind)
-        })?;
-        ensure(message.recipient == arrival.key, Invariant::WrongRecipient, || {
-            format!("{id} for {:?} came to {:?}", message.recipient, arrival.key)
-        })?;
-        ensure(!message.arrived_on.contains(&arrival.session), Invariant::DeliveredTwice, || {
-            format!("{id} twice on connection {}", arrival.session)
-        })?;
-        let place = (arrival.epoch, arrival.seq);
-        ensure(*message.place.get_or_insert(place) == place, Invariant::DeliveredTwice, || {
-            format!("{id} under epoch and seq {:?} and {place:?}", message.place)
-        })?;
-        message.arrived_on.push(arrival.session);
-        let named = *self.seqs.entry((arrival.key, arrival.epoch, arrival.seq)).or_insert(record);
-        ensure(named == record, Invariant::SeqConsistent, || {
-            format!("seq {} is {} and {id}", arrival.seq, self.records[named].id)
-        })?;
-        self.check_order(record, arrival.session)?;
-        self.check_id(record)
-    }
-
-    /// Checks a receipt: each id is of a message of this user to that recipient.
-    pub(crate) fn receipt<'a>(
-        &self,
-        user: usize,
-        mut ids: impl Iterator<Item = &'a str>,
-        recipient: &PublicKey,
-    ) -> Checked {
-        let is_theirs = |record: &usize| self.records[*record].recipient == *recipient;
-        let stray = ids.find(|&id| {
-            let used = self.ids.get(&(user, id.into()));
-            !used.is_some_and(|used| used.records.iter().any(&is_theirs))
-        });
-        ensure(stray.is_none(), Invariant::AnswerSurplus, || {
-            format!("a receipt of {recipient:?} for {stray:?}, which user {user} did not send there")
-        })
-    }
-
-    /// Messages from one connection to another arrive in the order of sending. One that was sent on
-    /// several connections has no place in the order.
-    fn check_order(&mut self, record: usize, receiver: LinkId) -> Checked {
-        let message = &self.records[record];
-        let sender = message.sendings[0].session;
-        if message.sendings.iter().any(|sending| sending.session != sender) {
-            return Ok(());
-        }
-        let last = self.pairs.entry((receiver, sender)).or_insert(0);
-        match message.sendings.iter().map(|sending| sending.index).find(|index| index > last) {
-            Some(index) => {
-                *last = index;
-                Ok(())
-            }
-            None => violated(
-                Invariant::PairOrder,
-                format!(
-                    "{}, message {} of connection {sender}, behind its message {last}",
-                    message.id, message.sendings[0].index
-                ),
-            ),
-        }
-    }
-
-    /// Two messages of one id are both delivered only if the first was sent 10 minutes ago.
-    fn check_id(&mut self, record: usize) -> Checked {
-        let message = &self.records[record];
-        let Some(used) = self.ids.get_mut(&(message.user, message.id.clone())) else {
-            return Ok(());
-        };
-        push_once(&mut used.delivered, record);
-        let last_sent = |record: usize| self.records[record].sendings.last().map_or(0, |sending| sending.at);
-        let first_sent = used.delivered.iter().map(|&record| self.records[record].sendings[0].at).min().unwrap_or(0);
-        let apart = used.delivered.len() == 1
-            || used.delivered.iter().any(|&record| last_sent(record) >= first_sent + limits::ID_MEMORY_MS * MS);
-        ensure(apart, Invariant::IdTwice, || format!("{}: two messages of one id were delivered", message.id))
-    }
-
     /// Checks, once quiet, that everything sent on the connections for which `whole` holds was
     /// answered.
     pub(crate) fn check_answers(&self, whole: impl Fn(LinkId) -> bool) -> Checked {
@@ -358,7 +358,7 @@ impl Ledger {
     }
 }
 
-fn push_once(list: &mut Vec<usize>, item: usize) {
+fn push_once<T: PartialEq>(list: &mut Vec<T>, item: T) {
     if !list.contains(&item) {
         list.push(item);
     }

@@ -1,4 +1,4 @@
-//! A deterministic simulator of the relay: shards, clients, network and clock in one thread, from
+//! A deterministic simulator of the relay: shards, clients, network, disk and clock in one thread, from
 //! one seed.
 //!
 //! # Flow
@@ -6,10 +6,12 @@
 //! workload ── frames ──▶ network ── inputs ──▶ relay: passes of real shards (relay-core)
 //!    ▲                      │                      │ effects, held against the engine's contract
 //!    └─ session, lobby ◀────┴──── bytes ◀──────────┘
-//!             └── ledger: what was sent, answered, delivered
+//!             └── ledger: what was sent, answered, delivered ◀── disk: what is synced
 //! ```
 //! A run draws its [scenario](RunOptions) from the seed, lets clients do random things in rounds,
-//! and after each round waits until nothing is under way and checks what must hold at rest. Everything
+//! and after each round waits until nothing is under way and checks what must hold at rest. Now and then
+//! the relay is killed or drained and starts anew on what the disk kept. In the end every device comes
+//! once more, and nothing that was acked may be missing. Everything
 //! else is checked as it happens. The rules are listed in [`Invariant`].
 //!
 //! # Invariants
@@ -22,6 +24,8 @@
 
 #![forbid(unsafe_code)]
 
+mod devices;
+mod disk;
 mod frames;
 mod invariant;
 mod ledger;
@@ -31,6 +35,7 @@ mod plant;
 mod quiet;
 mod random;
 mod relay;
+mod restart;
 mod run;
 mod scenario;
 mod schedule;

@@ -33,6 +33,9 @@ struct Args {
     /// Steps that clients take, instead of 60 to 240 by the seed
     #[arg(long, value_name = "COUNT")]
     steps: Option<u32>,
+    /// With a store or without, instead of either by the seed
+    #[arg(long, value_name = "BOOL")]
+    store: Option<bool>,
     /// Seeds at a time [default: one for each CPU]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
@@ -93,6 +96,9 @@ fn again(seed: u64, args: &Args) -> String {
     add("shards", args.shards.map(u64::from));
     add("clients", args.clients.map(u64::from));
     add("steps", args.steps.map(u64::from));
+    if let Some(store) = args.store {
+        line.push_str(&format!(" --store {store}"));
+    }
     if let Some(plant) = args.plant {
         line.push_str(&format!(" --plant {plant:?}"));
     }
@@ -140,7 +146,8 @@ fn main() -> ExitCode {
     };
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if args.trace { 1 } else { args.threads.map_or(cpus, usize::from) };
-    let overrides = Overrides { shards: args.shards, clients: args.clients.map(usize::from), steps: args.steps };
+    let overrides =
+        Overrides { shards: args.shards, clients: args.clients.map(usize::from), steps: args.steps, store: args.store };
     let options = RunOptions { overrides, plant: args.plant, trace: args.trace };
     let began = Instant::now();
     let totals = run_all(&args, start, end, threads, &options);

@@ -2,7 +2,8 @@
 //! prove that the invariants can fail.
 
 use protocol::PublicKey;
-use relay_core::{Envelope, Outcome};
+use relay_core::store::{ReceiptStatus, Restored};
+use relay_core::{Batch, Envelope, Outcome, Page};
 
 use crate::random::Random;
 
@@ -51,11 +52,39 @@ pub enum Plant {
     LooseOutbox,
     /// Senders are slowed down before their burst is used up.
     MeanRate,
+    /// The store says that batches are safe which a crash takes.
+    DropSync,
+    /// Messages are said to be accepted when they are sent to the recipient's shard.
+    AckEarly,
+    /// Devices are stored as having confirmed everything.
+    SkipCursor,
+    /// Message ids are forgotten when the relay starts.
+    ForgetStoredIds,
+    /// Users go on in their epoch though seqs were given away that nobody stored.
+    TrustRecord,
+    /// A message of an inbox is forgotten when the relay starts.
+    LoseEntry,
+    /// A message is missing in a page of the store.
+    LosePage,
+    /// Copies for the sender's other devices are not stored.
+    LoseOwnCopies,
+    /// The store forgets which device sent a message.
+    ForgetOrigin,
+    /// Nobody who moves to another shard goes on where it was.
+    ForgetResume,
+    /// Users are unknown after a restart, and so are their epochs.
+    ForgetEpoch,
+    /// Receipts of delivery are told as read.
+    InventRead,
+    /// Receipts come twice.
+    RepeatReceipt,
+    /// A batch is stored without its users.
+    LoseUsers,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 35] = [
         Self::LoseDeliver,
         Self::LoseDelivered,
         Self::RepeatDeliver,
@@ -77,6 +106,20 @@ impl Plant {
         Self::ForgetIds,
         Self::LooseOutbox,
         Self::MeanRate,
+        Self::DropSync,
+        Self::AckEarly,
+        Self::SkipCursor,
+        Self::ForgetStoredIds,
+        Self::TrustRecord,
+        Self::LoseEntry,
+        Self::LosePage,
+        Self::LoseOwnCopies,
+        Self::ForgetOrigin,
+        Self::ForgetResume,
+        Self::ForgetEpoch,
+        Self::InventRead,
+        Self::RepeatReceipt,
+        Self::LoseUsers,
     ];
 
     /// Whether this occasion for a fault is taken: one in four.
@@ -87,7 +130,6 @@ impl Plant {
 
 /// What becomes of an envelope between two shards.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it lives for one call; a box would cost more than the copy")]
 pub(crate) enum Fate {
     /// It goes on, as it is or altered.
     Pass(Envelope),
@@ -97,6 +139,8 @@ pub(crate) enum Fate {
     Twice(Envelope, Envelope),
     /// It is lost, and this goes back to its sender.
     Answer(Envelope),
+    /// It goes on, and this goes back to its sender.
+    AnswerToo(Envelope, Envelope),
     /// It is lost.
     Lost,
 }
@@ -119,6 +163,16 @@ pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -
             let (outcome, buffer) = (ACCEPTED, std::mem::take(&mut parcel.frame));
             return Fate::Answer(Envelope::Delivered { ticket: *ticket, outcome, buffer });
         }
+        (Envelope::Deliver { ticket, .. }, Plant::AckEarly) => {
+            let outcome = Outcome::Accepted { online: false, id_stored: false, unseen: false };
+            let answer = Envelope::Delivered { ticket: *ticket, outcome, buffer: Vec::new() };
+            return Fate::AnswerToo(envelope, answer);
+        }
+        (Envelope::Receipt { receipts, .. }, Plant::InventRead) => receipts.status = ReceiptStatus::Read,
+        (Envelope::Receipt { to, receipts }, Plant::RepeatReceipt) => {
+            let again = Envelope::Receipt { to: *to, receipts: receipts.clone() };
+            return Fate::Twice(envelope, again);
+        }
         (Envelope::Deliver { parcel, .. }, Plant::AlterDeliver) => alter_text(&mut parcel.frame),
         (Envelope::Deliver { parcel, .. }, Plant::MisdirectDeliver) => {
             parcel.recipient = someone;
@@ -129,6 +183,45 @@ pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -
         _ => {}
     }
     Fate::Pass(envelope)
+}
+
+/// Applies a planted fault to what is to be stored.
+pub(crate) fn spoil_batch(plant: Plant, batch: &mut Batch) {
+    match plant {
+        Plant::SkipCursor => {
+            for user in &mut batch.users {
+                user.devices.iter_mut().for_each(|device| device.cursor = user.seq);
+            }
+        }
+        Plant::LoseOwnCopies => batch.entries.retain(|entry| entry.origin.is_none()),
+        Plant::ForgetOrigin => batch.entries.iter_mut().for_each(|entry| entry.origin = None),
+        Plant::LoseUsers => batch.users.clear(),
+        _ => {}
+    }
+}
+
+/// Applies a planted fault to a page of the store.
+pub(crate) fn spoil_page(plant: Plant, page: &mut Page) {
+    if plant == Plant::LosePage && !page.entries.is_empty() {
+        page.entries.remove(page.entries.len() / 2);
+    }
+}
+
+/// Applies a planted fault to what the relay finds when it starts.
+pub(crate) fn spoil_restored(plant: Plant, restored: &mut Restored, random: &mut Random) {
+    match plant {
+        Plant::ForgetStoredIds => restored.ids.clear(),
+        Plant::TrustRecord => restored.users.iter_mut().for_each(|user| user.record.exact = true),
+        Plant::ForgetEpoch => restored.users.iter_mut().for_each(|user| user.record.exact = false),
+        Plant::LoseEntry => {
+            for user in restored.users.iter_mut().filter(|user| !user.kept.is_empty()) {
+                if Plant::strikes(random) {
+                    user.kept.remove(random.index(user.kept.len()));
+                }
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Changes one byte of a message's text, leaving it valid JSON.

@@ -8,12 +8,17 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 
 use protocol::limits;
-use relay_core::{Arrival, ConnectionId, Effect, Effects, Envelope, Event, Gone, Now, Shard, ShardId};
+use protocol::server_frame::ServerFrame;
+use relay_core::{
+    Arrival, Batch, ConnectionId, Effect, Effects, Envelope, Event, Gone, Now, Page, Shard, ShardId, StoreFault,
+};
 
+use crate::disk::Asked;
+use crate::frames;
 use crate::invariant::{Checked, Invariant, ensure, violated};
 use crate::network::{Input, LinkId, Place};
 use crate::plant::{self, Fate, Plant};
-use crate::schedule::MS;
+use crate::schedule::{MS, SECOND};
 use crate::world::{Occurrence, World};
 
 /// Something that waits for a shard.
@@ -24,6 +29,8 @@ pub(crate) enum Waiting {
     Link(ConnectionId, Input),
     Envelope(usize, Envelope),
     Congestion { to: usize, full: bool },
+    Stored(Box<Batch>, Result<(), StoreFault>),
+    Loaded(Box<Page>),
     Drain,
 }
 
@@ -46,6 +53,8 @@ pub(crate) struct Host {
     pass_at: Option<u64>,
     /// Passes in a row that had no input and did nothing.
     idle_passes: u32,
+    /// When the last pass was that did something.
+    idle_since: u64,
 }
 
 impl Host {
@@ -59,12 +68,26 @@ impl Host {
             effects: Effects::new(),
             pass_at: None,
             idle_passes: 0,
+            idle_since: 0,
         }
     }
 
     /// Connections that are open here.
     pub(crate) fn open(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// Connections that wait to be accepted.
+    pub(crate) fn accepting(&self) -> impl Iterator<Item = LinkId> + '_ {
+        self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Accept(link) => Some(*link),
+            _ => None,
+        })
+    }
+
+    /// After a drain: nothing is left to be done.
+    pub(crate) fn has_drained(&self) -> bool {
+        self.open() == 0 && self.waiting.is_empty() && !self.shard.has_unstored()
     }
 
     fn take_slot(&mut self, link: LinkId) -> ConnectionId {
@@ -97,7 +120,7 @@ impl World {
         self.plan_pass(shard, soon);
     }
 
-    fn plan_pass(&mut self, shard: usize, at: u64) {
+    pub(crate) fn plan_pass(&mut self, shard: usize, at: u64) {
         let at = at.max(self.schedule.now());
         let host = &mut self.hosts[shard];
         if host.pass_at.is_none_or(|planned| planned > at) {
@@ -106,14 +129,14 @@ impl World {
         }
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { nanos: self.schedule.now(), unix_ms: self.unix_ms() }
     }
 
     /// One batch of a shard. A pass that was planned and then brought forward does nothing.
     pub(crate) fn pass(&mut self, shard: usize) -> Checked {
         let now = self.now();
-        if self.hosts[shard].pass_at != Some(now.nanos) {
+        if self.hosts.get(shard).is_none_or(|host| host.pass_at != Some(now.nanos)) {
             return Ok(());
         }
         self.hosts[shard].pass_at = None;
@@ -125,10 +148,16 @@ impl World {
         }
         self.with_effects(shard, |shard, effects| shard.end_of_batch(now, effects))?;
         let host = &mut self.hosts[shard];
-        host.idle_passes = if self.trace.count == effects_before { host.idle_passes + 1 } else { 0 };
+        if self.trace.count == effects_before {
+            host.idle_passes += 1;
+        } else {
+            (host.idle_passes, host.idle_since) = (0, now.nanos);
+        }
         // Timers are lazy: one of a connection that is gone or lives on wakes the shard for nothing,
         // a few times for each connection. More is a shard that spins.
-        let idle_max = 1000 + 4 * self.links.len() as u32;
+        // With a store, a look at some users each second does so too.
+        let seconds = (now.nanos - host.idle_since) / SECOND;
+        let idle_max = 1000 + 4 * self.links.len() as u32 + 2 * seconds as u32;
         ensure(host.idle_passes < idle_max, Invariant::TimerSpins, || {
             format!("shard {shard} woke {idle_max} times for nothing, next at {:?}", host.shard.poll_timeout())
         })?;
@@ -149,6 +178,7 @@ impl World {
         match waiting {
             Waiting::Accept(link) => {
                 let connection = self.hosts[shard].take_slot(link);
+                self.sessions[link].run = self.ledger.run;
                 self.links[link].place = Place::Open { shard, connection };
                 let nonce = self.random.bytes();
                 let peer = IpAddr::V4(Ipv4Addr::new(192, 0, 2, link as u8));
@@ -183,6 +213,8 @@ impl World {
             Waiting::Congestion { to, full } => {
                 self.tell(shard, Event::Congestion { to: ShardId(to as u16), full }, now)
             }
+            Waiting::Stored(batch, result) => self.tell(shard, Event::Stored { batch, result }, now),
+            Waiting::Loaded(page) => self.tell(shard, Event::Loaded { page }, now),
             Waiting::Drain => self.tell(shard, Event::Drain, now),
         }
     }
@@ -192,7 +224,7 @@ impl World {
         self.with_effects(shard, |shard, effects| shard.handle(event, now, effects))
     }
 
-    fn with_effects(&mut self, shard: usize, call: impl FnOnce(&mut Shard, &mut Effects)) -> Checked {
+    pub(crate) fn with_effects(&mut self, shard: usize, call: impl FnOnce(&mut Shard, &mut Effects)) -> Checked {
         let mut effects = std::mem::take(&mut self.hosts[shard].effects);
         call(&mut self.hosts[shard].shard, &mut effects);
         let outcome = effects.drain().try_for_each(|effect| self.carry_out(shard, effect));
@@ -236,16 +268,20 @@ impl World {
                 let at = self.links[link].close_relay(self.schedule.now(), &self.scenario, &mut self.random);
                 self.schedule.at(at, Occurrence::ReadDown(link));
             }
-            Effect::HandOver { connection, to, arrival } => {
+            Effect::HandOver { connection, to, mut arrival } => {
                 let link = self.open_link(shard, connection, "hand-over")?;
                 self.hand_over(shard, link, to, &arrival)?;
                 self.hosts[shard].free_slot(connection);
                 self.links[link].begin_move();
+                if self.plant == Some(Plant::ForgetResume) {
+                    arrival.resume = None;
+                }
                 let lost = self.plant == Some(Plant::LoseHandOver) && Plant::strikes(&mut self.random);
                 if !lost {
                     let to = self.hand_over_target(usize::from(to.0));
                     let at = self.schedule.now() + self.random.below(self.scenario.hop_max + 1);
-                    self.schedule.at(at, Occurrence::HandOver { link, to, arrival });
+                    let run = self.ledger.run;
+                    self.schedule.at(at, Occurrence::HandOver { link, to, arrival, run });
                 }
             }
             Effect::Send { to, envelope } => {
@@ -255,9 +291,8 @@ impl World {
                 })?;
                 self.send(shard, to, envelope);
             }
-            Effect::Store(_) | Effect::Load(_) => {
-                return violated(Invariant::EngineContract, format!("shard {shard} uses a store that is not there"));
-            }
+            Effect::Store(batch) => self.ask_disk(shard, Asked::Store(batch))?,
+            Effect::Load(request) => self.ask_disk(shard, Asked::Load(request))?,
         }
         Ok(())
     }
@@ -268,6 +303,7 @@ impl World {
         ensure(buffer.len() <= bytes_max, Invariant::OutboxBound, || {
             format!("shard {shard} writes {} bytes, bound {bytes_max}", buffer.len())
         })?;
+        self.check_acks(link, &buffer)?;
         if self.plant == Some(Plant::FlipByte) && Plant::strikes(&mut self.random) {
             plant::flip_byte(&mut buffer, &mut self.random);
         }
@@ -284,6 +320,22 @@ impl World {
         })?;
         self.pump(link);
         Ok(())
+    }
+
+    /// With a store, what is acked is safe at the moment that the ack is written.
+    fn check_acks(&mut self, link: LinkId, buffer: &[u8]) -> Checked {
+        if !self.scenario.has_store() || !self.sessions[link].may_be_acked() {
+            return Ok(());
+        }
+        let user = self.sessions[link].user;
+        let mut frames = std::mem::take(&mut self.frames);
+        let mut acks = frames::texts(buffer).filter(|text| text.starts_with("{\"type\":\"ack\""));
+        let outcome = acks.try_for_each(|text| match frames.decode(text) {
+            Ok(ServerFrame::Ack(ack)) => self.ledger.check_safe(user, ack.id),
+            _ => Ok(()),
+        });
+        self.frames = frames;
+        outcome
     }
 
     fn hand_over(&self, shard: usize, link: LinkId, to: ShardId, arrival: &Arrival) -> Checked {
@@ -326,6 +378,10 @@ impl World {
                 self.post(from, to, again, 0);
             }
             Fate::Answer(envelope) => self.post(to, from, envelope, 0),
+            Fate::AnswerToo(envelope, answer) => {
+                self.post(from, to, envelope, 0);
+                self.post(to, from, answer, 0);
+            }
             Fate::Lost => {}
         }
     }
@@ -335,7 +391,8 @@ impl World {
         let queue = &mut self.mesh[from * self.hosts.len() + to];
         queue.insert(queue.len().saturating_sub(overtaken), envelope);
         let at = self.schedule.now() + self.random.below(self.scenario.hop_max + 1);
-        self.schedule.at(at, Occurrence::Envelope { from, to });
+        let run = self.ledger.run;
+        self.schedule.at(at, Occurrence::Envelope { from, to, run });
     }
 
     /// The next envelope of a pair of shards arrives: whichever was sent first.

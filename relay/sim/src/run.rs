@@ -5,7 +5,6 @@ use std::fmt;
 use crate::invariant::{Checked, Violation};
 use crate::plant::Plant;
 use crate::random::Random;
-use crate::relay::Waiting;
 use crate::scenario::{Overrides, Scenario};
 use crate::schedule::SECOND;
 use crate::seen::Seen;
@@ -82,7 +81,7 @@ fn run_once(seed: u64, options: &RunOptions, keep: bool) -> Report {
     let mut world = World::new(scenario, random, Trace::new(keep, options.trace), options.plant);
     let outcome = world.live();
     let at_ns = world.schedule.now();
-    let logins = world.hosts.iter().map(|host| host.shard.stats().logins).sum();
+    let logins = world.logins_before + world.hosts.iter().map(|host| host.shard.stats().logins).sum::<u64>();
     let (messages, delivered) = (world.ledger.sent, world.ledger.arrived);
     let (trace_hash, events) = (world.trace.hash(), world.trace.count);
     let seen = world.summary();
@@ -104,6 +103,7 @@ impl World {
                 let gap = self.random.below(self.scenario.step_gap_max + 1);
                 self.run_for(gap)?;
                 self.step()?;
+                self.perhaps_restart()?;
             }
             self.rest()?;
             if self.random.chance(10) {
@@ -112,14 +112,35 @@ impl World {
                 self.check_quiet()?;
             }
         }
+        self.gather()?;
         self.end()
+    }
+
+    /// The relay ends and starts anew: as often as the scenario says, and when its store has failed.
+    fn perhaps_restart(&mut self) -> Checked {
+        let in_all = u64::from(self.scenario.steps.max(1));
+        if self.random.below(in_all) < u64::from(self.scenario.restarts) {
+            let in_peace = self.random.chance(35);
+            return self.restart(in_peace);
+        }
+        if self.disk.has_failed && self.random.chance(4) {
+            return self.restart(false);
+        }
+        Ok(())
     }
 
     /// What clients met, and what the shards counted.
     fn summary(&mut self) -> Seen {
-        let mut seen = std::mem::take(&mut self.seen);
+        self.note_stats();
+        std::mem::take(&mut self.seen)
+    }
+
+    /// Counts what the shards counted: they are about to end.
+    pub(crate) fn note_stats(&mut self) {
+        let seen = &mut self.seen;
         for host in &self.hosts {
             let stats = host.shard.stats();
+            self.logins_before += stats.logins;
             for (name, count) in [
                 ("too slow", stats.closed_too_slow),
                 ("pushes dropped", stats.dropped_too_slow),
@@ -130,18 +151,24 @@ impl World {
                 ("verified in batches", stats.verified_batched),
                 ("batches failed", stats.batches_failed),
                 ("lobby merged", stats.lobby_merged),
+                ("entries stored", stats.entries_stored),
+                ("entries never stored", stats.entries_never_stored),
+                ("entries loaded", stats.entries_loaded),
+                ("copies dropped", stats.copies_dropped),
+                ("disk full", stats.store_full),
+                ("disk failed", stats.store_failed),
             ] {
                 if count > 0 {
                     seen.add(format!("stats {name}"), count);
                 }
             }
         }
-        seen
     }
 
     fn rest(&mut self) -> Checked {
         self.end_congestion();
         self.unstall_all();
+        self.empty_disk();
         let settle = self.scenario.settle();
         self.run_for(settle)?;
         self.check_quiet()
@@ -158,14 +185,7 @@ impl World {
                     self.step()?;
                 }
             }
-            self.draining = true;
-            for shard in 0..self.hosts.len() {
-                self.give(shard, Waiting::Drain);
-                let gap = self.random.below(self.scenario.hop_max + 1);
-                self.run_for(gap)?;
-                let device = self.random.index(self.devices.len());
-                self.connect(device);
-            }
+            self.begin_drain()?;
         } else {
             for session in 0..self.sessions.len() {
                 if !self.sessions[session].is_ended() {
@@ -175,6 +195,7 @@ impl World {
         }
         self.end_congestion();
         self.unstall_all();
+        self.empty_disk();
         let settle = self.scenario.settle();
         self.run_for(settle)?;
         self.check_empty()

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use protocol::limits;
-use relay_core::{Config, Nanos, ShardId, VerifyMode};
+use relay_core::{Config, Durability, Nanos, ShardId, VerifyMode};
 
+use crate::disk::Temper;
 use crate::plant::Plant;
 use crate::random::Random;
 use crate::schedule::MS;
@@ -18,6 +19,8 @@ pub struct Overrides {
     pub clients: Option<usize>,
     /// Steps of the workload.
     pub steps: Option<u32>,
+    /// Whether the relay has a store.
+    pub store: Option<bool>,
 }
 
 /// All parameters of one run.
@@ -49,6 +52,14 @@ pub(crate) struct Scenario {
     pub(crate) watchers: u64,
     /// Whether the end is a drain; otherwise all clients leave.
     pub(crate) drain: bool,
+    /// How often the relay ends and starts anew.
+    pub(crate) restarts: u32,
+    /// How the disk behaves.
+    pub(crate) temper: Temper,
+    /// Inboxes are full soon.
+    pub(crate) small_inboxes: bool,
+    /// The relay has as many shards after each start.
+    shards_fixed: bool,
     /// As the shards get it, but for the shard's number.
     config: Config,
 }
@@ -58,7 +69,8 @@ impl Scenario {
     pub(crate) fn draw(overrides: &Overrides, random: &mut Random) -> Self {
         let shards = overrides.shards.unwrap_or_else(|| random.between(1, 4) as u16).max(1);
         let devices = overrides.clients.unwrap_or_else(|| random.between(3, 12) as usize).max(2);
-        let users = (devices * random.between(5, 10) as usize / 10).max(2);
+        let few = random.chance(25) && devices < 20;
+        let users = if few { 2 } else { (devices * random.between(5, 10) as usize / 10).max(2) };
         let steps = overrides.steps.unwrap_or_else(|| random.between(60, 240) as u32);
         let mut config = Config::new(ShardId(0), shards, random.below(u64::MAX));
         config.verify = random.pick(&[VerifyMode::Auto, VerifyMode::Auto, VerifyMode::Auto, VerifyMode::Strict]);
@@ -67,6 +79,15 @@ impl Scenario {
         config.limits.devices_max = random.pick(&[2, 8, 8]);
         config.limits.messages_per_second = random.pick(&[limits::MESSAGES_PER_SECOND, limits::MESSAGES_PER_SECOND, 0]);
         config.limits.in_transit_max = random.pick(&[3, config.limits.in_transit_max, config.limits.in_transit_max]);
+        let has_store = overrides.store.unwrap_or_else(|| random.chance(55));
+        config.durability = has_store
+            .then(|| random.pick(&[Durability::Group, Durability::Group, Durability::Sync, Durability::Memory]));
+        config.limits.unseen_sender_messages_max = random.pick(&[3, limits::UNSEEN_SENDER_MESSAGES]);
+        let small_inboxes = has_store && random.chance(15);
+        if small_inboxes {
+            config.limits.inbox_messages_max = random.between(5, 60) as usize;
+            config.limits.inbox_sender_messages_max = random.between(3, 30) as usize;
+        }
         let tight = random.chance(35);
         if tight {
             config.limits.outbox_bytes_max = random.between(6, 48) as usize * 1024;
@@ -87,6 +108,10 @@ impl Scenario {
             // A crowd that all watch costs the square of its size.
             watchers: if devices > 200 { 3 } else { 85 },
             drain: random.chance(50),
+            restarts: random.pick(&[0, 0, 1, 2, 4]),
+            temper: Temper::draw(random),
+            small_inboxes,
+            shards_fixed: overrides.shards.is_some(),
             config,
         }
     }
@@ -102,6 +127,28 @@ impl Scenario {
             _ => {}
         }
         config
+    }
+
+    /// The relay starts anew: with as many shards or others. Without a store nothing is as it was.
+    pub(crate) fn start_anew(&mut self, random: &mut Random) {
+        self.config.boot += 1;
+        if !self.shards_fixed {
+            self.shards = random.between(1, 4) as u16;
+            self.config.shards = self.shards;
+        }
+        if !self.has_store() {
+            self.config.seed = random.below(u64::MAX);
+        }
+    }
+
+    /// Whether the relay has a store.
+    pub(crate) fn has_store(&self) -> bool {
+        self.config.durability.is_some()
+    }
+
+    /// Whether copies for the sender's own devices may find no room.
+    pub(crate) fn may_drop_copies(&self) -> bool {
+        self.small_inboxes || self.has_store() && self.temper.fills
     }
 
     /// The configuration that all shards share.

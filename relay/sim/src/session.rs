@@ -5,21 +5,22 @@
 //! that one misunderstanding is not made on both ends.
 
 mod ending;
+mod seqs;
 
-use protocol::frame::LobbyMode;
+use protocol::frame::{LobbyMode, Resume};
 use protocol::limits::close;
 use protocol::server_frame::{ErrorFrame, ServerFrame, ServerFrameDecoder, Welcome};
-use protocol::splice::unsplice_seq;
 use protocol::upgrade::{self, UpgradeError};
 use protocol::websocket::{Decoder, Incoming, Role};
 use protocol::{PublicKey, limits};
 use relay_core::Nanos;
 
 use crate::invariant::{Checked, Invariant, ensure, violated};
-use crate::ledger::{Arrival, Claim, Ledger};
+use crate::ledger::{Claim, Ledger, Reader};
 use crate::lobby::LobbyView;
 use crate::network::LinkId;
 use crate::seen::Seen;
+use crate::session::seqs::Seqs;
 use crate::trace::printable;
 
 /// How a client behaves up to its login.
@@ -106,9 +107,16 @@ pub(crate) struct Session {
     decoder: Decoder,
     pub(crate) lobby: LobbyView,
     pub(crate) epoch: u64,
-    seq: u64,
-    /// No message was pushed yet.
-    is_first: bool,
+    /// What the client asked to go on from, and whether that was true.
+    pub(crate) asked: Option<Resume>,
+    pub(crate) asked_truly: bool,
+    /// It knew then the place of everything that its device had sent.
+    pub(crate) asked_all: bool,
+    /// The relay said that it goes on from there.
+    pub(crate) recovered: bool,
+    seqs: Seqs,
+    /// A confirmation is about to be sent.
+    pub(crate) confirms_soon: bool,
     /// When the client knew that it was logged in.
     pub(crate) welcomed_at: Option<Nanos>,
     /// When the client sent its `auth`.
@@ -140,6 +148,10 @@ pub(crate) struct Session {
     /// The client sent a close frame with this code.
     pub(crate) close_sent: Option<u16>,
     restarting: bool,
+    /// Which run of the relay accepted it.
+    pub(crate) run: u32,
+    /// The relay that it was connected to drains or is gone.
+    pub(crate) restarted: bool,
 }
 
 /// What a session needs to know and to write down.
@@ -151,6 +163,12 @@ pub(crate) struct Context<'a> {
     pub(crate) frames: &'a mut ServerFrameDecoder,
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) seen: &'a mut Seen,
+    /// The relay has a store.
+    pub(crate) has_store: bool,
+    /// Up to where the session's device had everything before.
+    pub(crate) taken: Option<Resume>,
+    /// What the device was not given up to there is history to it.
+    pub(crate) known_from: Option<Resume>,
 }
 
 impl Session {
@@ -178,8 +196,12 @@ impl Session {
             decoder: Decoder::new(Role::Client, limits::RELAY_FRAME_BYTES),
             lobby: LobbyView::default(),
             epoch: 0,
-            seq: 0,
-            is_first: true,
+            asked: None,
+            asked_truly: false,
+            asked_all: false,
+            recovered: false,
+            seqs: Seqs::default(),
+            confirms_soon: false,
             welcomed_at: None,
             auth_sent: None,
             auth_frame: Vec::new(),
@@ -198,6 +220,8 @@ impl Session {
             half_closed: false,
             close_sent: None,
             restarting: false,
+            run: 0,
+            restarted: false,
         }
     }
 
@@ -224,9 +248,21 @@ impl Session {
         }
     }
 
-    /// The highest seq that the client was given on this connection; 0 if none.
-    pub(crate) fn seq(&self) -> u64 {
-        if self.is_first { 0 } else { self.seq }
+    /// Whether the relay may know whose connection it is, and answer messages on it.
+    pub(crate) fn may_be_acked(&self) -> bool {
+        self.auth_sent.is_some()
+    }
+
+    fn reader(&self, now: Nanos) -> Reader {
+        Reader {
+            session: self.id,
+            device: self.device,
+            user: self.user,
+            key: self.key,
+            epoch: self.epoch,
+            now,
+            run: self.run,
+        }
     }
 
     /// Reads bytes from the relay.
@@ -352,26 +388,10 @@ impl Session {
                 context.seen.note("lobby", "delta");
                 self.lobby.update(update)
             }
-            ServerFrame::Message(pushed) => {
-                let Some((seq, head, tail)) = unsplice_seq(text.as_bytes()) else {
-                    return violated(
-                        Invariant::BytesDiffer,
-                        format!("no spliced seq in {}", printable(text.as_bytes())),
-                    );
-                };
-                // What waited for the device comes first, from wherever it begins.
-                let follows = if self.is_first { seq <= self.seq + 1 } else { seq == self.seq + 1 };
-                ensure(seq == pushed.seq && follows, Invariant::SeqGapless, || {
-                    format!("connection {}: seq {seq} after {}", self.id, self.seq)
-                })?;
-                (self.seq, self.is_first) = (seq, false);
-                let bytes = [head, tail].concat();
-                let (session, key, epoch) = (self.id, self.key, self.epoch);
-                context.ledger.arrive(&Arrival { session, key, epoch, seq, bytes: &bytes })
-            }
+            ServerFrame::Message(pushed) => self.pushed(pushed.seq, text, context),
             ServerFrame::Ack(ack) => {
                 context.seen.note("ack", if ack.duplicate { "duplicate" } else { "new" });
-                let claim = context.ledger.ack(self.id, ack.id, ack.online, ack.duplicate, context.now)?;
+                let claim = context.ledger.ack(&self.reader(context.now), ack)?;
                 reactions.push(Reaction::Check(claim));
                 Ok(())
             }
@@ -388,8 +408,7 @@ impl Session {
             }
             ServerFrame::Receipt(receipt) => {
                 context.seen.note("receipt", receipt.status.name());
-                let ids = receipt.ids.iter().map(AsRef::as_ref);
-                context.ledger.receipt(self.user, ids, &receipt.recipient)
+                context.ledger.receipt(&self.reader(context.now), receipt)
             }
             ServerFrame::Typing(_) | ServerFrame::Room(_) | ServerFrame::RoomUpdate(_) | ServerFrame::History(_) => {
                 violated(Invariant::FrameForm, format!("nobody asked for {}", printable(text.as_bytes())))
@@ -405,7 +424,6 @@ impl Session {
             && self.opening == Opening::Honest
             && welcome.public_key == self.key
             && welcome.device_id == self.device_id
-            && !welcome.recovered
             && welcome.heartbeat_ms == context.heartbeat_ms
             && welcome.time.unix_ms().abs_diff(context.unix_ms) <= LATE_MAX_MS;
         ensure(as_told, Invariant::Opening, || {
@@ -417,7 +435,10 @@ impl Session {
         self.phase = Phase::Active;
         self.welcomed_at = Some(context.now);
         self.epoch = welcome.epoch;
-        self.seq = welcome.seq;
+        self.recovered = welcome.recovered;
+        let taken = context.taken.filter(|taken| taken.epoch == welcome.epoch).map(|taken| taken.seq);
+        let from = self.asked.filter(|_| welcome.recovered).map(|asked| asked.seq);
+        self.seqs = Seqs::begin(welcome.seq, from, taken);
         Ok(())
     }
 

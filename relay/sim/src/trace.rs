@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::hash::Hasher;
 
-use relay_core::{Effect, Envelope, Event, Nanos, Outcome, StoreFault};
+use relay_core::{Batch, Effect, Envelope, Event, Nanos, Outcome, StoreFault};
 use siphasher::sip::SipHasher13;
 
 /// Lines kept to be shown behind a violation.
@@ -122,8 +122,13 @@ impl Trace {
                 self.number(u64::from(to.0));
                 self.envelope(envelope);
             }
-            // Made of many parts, and rare beside messages: their debug text stands for all of them.
-            Effect::Store(batch) => self.bytes(format!("{batch:?}").as_bytes()),
+            Effect::Store(batch) => {
+                let counts = [batch.entries.len(), batch.removals.len(), batch.users.len(), batch.ids.len()];
+                self.number(batch.number);
+                counts.into_iter().for_each(|count| self.number(count as u64));
+                self.bytes(&batch.bytes);
+            }
+            // Rare beside messages: its debug text stands for all of it.
             Effect::Load(request) => self.bytes(format!("{request:?}").as_bytes()),
         }
         let is_heartbeat = matches!(effect, Effect::Write { buffer, .. } if buffer.len() <= HEARTBEAT_BYTES_MAX);
@@ -269,17 +274,29 @@ fn describe_effect(effect: &Effect) -> String {
         Effect::Close { connection } => format!("close {connection:?}"),
         Effect::HandOver { connection, to, .. } => format!("hand over {connection:?} to {}", to.0),
         Effect::Send { to, envelope } => format!("send to {}: {}", to.0, describe_envelope(envelope)),
-        Effect::Store(batch) => format!(
-            "store batch {}: {} entries, {} removals, {} users, {} rooms, {} ids",
-            batch.number,
-            batch.entries.len(),
-            batch.removals.len(),
-            batch.users.len(),
-            batch.rooms.len(),
-            batch.ids.len()
-        ),
+        Effect::Store(batch) => describe_batch(batch),
         Effect::Load(request) => format!("load {request:?}"),
     }
+}
+
+fn describe_batch(batch: &Batch) -> String {
+    let list = |items: Vec<String>| items.join(", ");
+    let entries = batch.entries.iter().map(|entry| format!("{} of {:?} is {:?}", entry.seq, entry.user, entry.id));
+    let removals = batch.removals.iter().map(|removal| format!("{:?} through {}", removal.user, removal.through));
+    let users = batch.users.iter().map(|user| {
+        let devices = user.devices.iter().map(|device| format!("{} {}", device.id, device.cursor));
+        let (seq, exact, removed) = (user.seq, user.exact, user.removed_through);
+        format!("{:?} seq {seq} exact {exact} removed {removed} [{}]", user.key, list(devices.collect()))
+    });
+    format!(
+        "store batch {}: entries [{}], removals [{}], users [{}], {} rooms, {} ids",
+        batch.number,
+        list(entries.collect()),
+        list(removals.collect()),
+        list(users.collect()),
+        batch.rooms.len(),
+        batch.ids.len()
+    )
 }
 
 fn describe_envelope(envelope: &Envelope) -> String {

@@ -6,8 +6,10 @@ mod writing;
 use protocol::limits::{self, close};
 use protocol::websocket::{Opcode, push_masked, push_masked_close};
 
+use crate::devices::Confirms;
 use crate::frames;
 use crate::invariant::Checked;
+use crate::ledger::Place;
 use crate::network::{LinkId, Segment};
 use crate::relay::Waiting;
 use crate::world::World;
@@ -28,6 +30,7 @@ enum Step {
     Ping,
     ControlPing,
     Received,
+    Read,
     Sync,
     Stall,
     Leave,
@@ -37,10 +40,11 @@ enum Step {
     Replace,
     Congestion,
     Storm,
+    FillDisk,
 }
 
 /// Steps by how often they are taken.
-const STEPS: [(Step, u64); 22] = [
+const STEPS: [(Step, u64); 24] = [
     (Step::Message, 60),
     (Step::WrongMessage, 14),
     (Step::Again, 12),
@@ -53,7 +57,8 @@ const STEPS: [(Step, u64); 22] = [
     (Step::SecondAuth, 1),
     (Step::Ping, 3),
     (Step::ControlPing, 3),
-    (Step::Received, 3),
+    (Step::Received, 5),
+    (Step::Read, 3),
     (Step::Sync, 4),
     (Step::Stall, 5),
     (Step::Leave, 5),
@@ -63,6 +68,7 @@ const STEPS: [(Step, u64); 22] = [
     (Step::Replace, 6),
     (Step::Congestion, 3),
     (Step::Storm, 1),
+    (Step::FillDisk, 2),
 ];
 
 impl World {
@@ -71,13 +77,16 @@ impl World {
         let device = self.random.index(self.devices.len());
         let current = self.devices[device].session.filter(|&session| !self.sessions[session].is_ended());
         let Some(session) = current else {
-            self.connect(device);
+            if !self.devices[device].is_rare || self.random.chance(8) {
+                self.connect(device);
+            }
             return Ok(());
         };
         let (step, _) = STEPS[self.random.weighted(STEPS.iter().map(|&(_, weight)| weight))];
         let now = self.schedule.now();
         match step {
             Step::Congestion => self.toggle_congestion(),
+            Step::FillDisk => self.fill_disk(),
             Step::Storm => return self.storm(),
             Step::Replace => self.connect(device),
             Step::Cut => return self.cut(session),
@@ -135,9 +144,20 @@ impl World {
                 self.send_up(session, &bytes);
             }
             Step::Received => {
-                let seq = self.sessions[session].seq();
-                let frame = format!("{{\"type\":\"received\",\"seq\":{seq}}}");
-                self.good_frame(session, frame.as_bytes());
+                let device = self.sessions[session].device;
+                if self.devices[device].confirms == Confirms::Never {
+                    // Beyond the last seq it is ignored.
+                    self.good_frame(session, b"{\"type\":\"received\",\"seq\":9000000}");
+                }
+                self.confirm(session);
+            }
+            Step::Read => {
+                let (owner, epoch) = (self.sessions[session].key, self.sessions[session].epoch);
+                if let Some(last) = self.sessions[session].last_pushed() {
+                    let seq = last.saturating_sub(self.random.below(3)).max(1);
+                    self.ledger.read(Place { owner, epoch, seq });
+                    self.good_frame(session, format!("{{\"type\":\"read\",\"seq\":{seq}}}").as_bytes());
+                }
             }
             Step::Sync if World::watches(&self.sessions[session]) => {
                 self.sessions[session].sync_asked = Some(self.sessions[session].lobby.snapshots);
@@ -152,7 +172,8 @@ impl World {
                 self.sessions[session].half_closed = true;
                 self.end_up(session, Segment::Fin);
             }
-            Step::Stall | Step::Cut | Step::FallSilent | Step::Replace | Step::Congestion | Step::Storm => {}
+            Step::Stall | Step::Cut | Step::FallSilent | Step::Replace | Step::Congestion => {}
+            Step::Storm | Step::FillDisk => {}
         }
         Ok(())
     }
@@ -173,7 +194,7 @@ impl World {
         self.send_up(session, &bytes);
     }
 
-    fn good_frame(&mut self, session: LinkId, frame: &[u8]) {
+    pub(crate) fn good_frame(&mut self, session: LinkId, frame: &[u8]) {
         self.sessions[session].malformed_run = 0;
         self.send_texts(session, vec![frame.to_vec()]);
     }
@@ -245,6 +266,9 @@ impl World {
     fn toggle_congestion(&mut self) {
         if let Some((from, to)) = self.congested.pop() {
             self.give(from, Waiting::Congestion { to, full: false });
+            return;
+        }
+        if self.is_down {
             return;
         }
         let (from, to) = (self.random.index(self.hosts.len()), self.random.index(self.hosts.len()));

@@ -1,13 +1,15 @@
 //! One run's whole world, and what happens in it: shards, links, sessions, the ledger and the clock.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use ed25519_dalek::SigningKey;
 use protocol::PublicKey;
 use protocol::frame::LobbyMode;
 use protocol::server_frame::ServerFrameDecoder;
-use relay_core::{Arrival, Envelope, Nanos, Shard, ShardId};
+use relay_core::{Arrival, Envelope, Nanos};
 
+use crate::devices::Device;
+use crate::disk::Disk;
 use crate::invariant::{Checked, Invariant, ensure};
 use crate::ledger::{Claim, Ledger};
 use crate::network::{Link, LinkId, Place, Segment};
@@ -37,10 +39,14 @@ pub(crate) enum Occurrence {
     ReadDown(LinkId),
     /// A shard handles what waits.
     Pass(usize),
-    /// An envelope arrives.
-    Envelope { from: usize, to: usize },
-    /// A connection arrives at its home.
-    HandOver { link: LinkId, to: usize, arrival: Box<Arrival> },
+    /// An envelope arrives, if that run of the relay still is.
+    Envelope { from: usize, to: usize, run: u32 },
+    /// A connection arrives at its home, if that run of the relay still is.
+    HandOver { link: LinkId, to: usize, arrival: Box<Arrival>, run: u32 },
+    /// The store's thread goes on.
+    Disk,
+    /// A device confirms what it has handled.
+    Confirm(LinkId),
     /// By now the relay has dropped this silent connection.
     SilenceOver(LinkId),
 }
@@ -52,14 +58,6 @@ pub(crate) struct User {
     pub(crate) key: PublicKey,
 }
 
-/// One device of a user, and its newest session.
-#[derive(Debug)]
-pub(crate) struct Device {
-    pub(crate) user: usize,
-    pub(crate) name: String,
-    pub(crate) session: Option<LinkId>,
-}
-
 /// Everything of a run.
 pub(crate) struct World {
     pub(crate) scenario: Scenario,
@@ -67,9 +65,11 @@ pub(crate) struct World {
     pub(crate) schedule: Schedule<Occurrence>,
     pub(crate) trace: Trace,
     pub(crate) plant: Option<Plant>,
+    /// The shards; none while the relay is down.
     pub(crate) hosts: Vec<Host>,
     /// Envelopes under way, by sending and receiving shard.
     pub(crate) mesh: Vec<VecDeque<Envelope>>,
+    pub(crate) disk: Disk,
     pub(crate) links: Vec<Link>,
     /// One for each link, by the same number.
     pub(crate) sessions: Vec<Session>,
@@ -82,6 +82,16 @@ pub(crate) struct World {
     pub(crate) seen: Seen,
     /// The relay goes away.
     pub(crate) draining: bool,
+    /// Nobody writes any more: devices come for what they are owed.
+    pub(crate) is_gathering: bool,
+    /// No relay runs.
+    pub(crate) is_down: bool,
+    /// The first link that was opened in this run of the relay.
+    pub(crate) run_first: LinkId,
+    /// The epoch that a key's inbox must still be in.
+    pub(crate) epochs: BTreeMap<PublicKey, u64>,
+    /// Logins that runs of the relay before this one counted.
+    pub(crate) logins_before: u64,
     /// The last nonce that a relay sent: somebody may try it again.
     pub(crate) old_nonce: [u8; 32],
     /// Ids given out so far.
@@ -93,9 +103,6 @@ pub(crate) struct World {
 impl World {
     /// Makes shards, users and devices; nobody is connected.
     pub(crate) fn new(scenario: Scenario, mut random: Random, trace: Trace, plant: Option<Plant>) -> Self {
-        let shards = usize::from(scenario.shards);
-        let hosts =
-            (0..scenario.shards).map(|shard| Host::new(Shard::new(scenario.config(ShardId(shard), plant)))).collect();
         let users: Vec<User> = (0..scenario.users)
             .map(|_| {
                 let signing = SigningKey::from_bytes(&random.bytes());
@@ -106,31 +113,40 @@ impl World {
             .map(|at| {
                 // Each user has a device; who has more is up to chance, and the first has most.
                 let user = if at < users.len() { at } else { random.index(users.len()) * random.index(2) };
-                Device { user, name: format!("device-{at}"), session: None }
+                Device::new(user, at, &mut random)
             })
             .collect();
         let nobody = PublicKey::from(&SigningKey::from_bytes(&random.bytes()).verifying_key());
-        Self {
+        let ledger = Ledger::new(scenario.has_store());
+        let mut world = Self {
             scenario,
             random,
             schedule: Schedule::new(START),
             trace,
             plant,
-            hosts,
-            mesh: (0..shards * shards).map(|_| VecDeque::new()).collect(),
+            hosts: Vec::new(),
+            mesh: Vec::new(),
+            disk: Disk::default(),
             links: Vec::new(),
             sessions: Vec::new(),
             users,
             devices,
             nobody,
-            ledger: Ledger::default(),
+            ledger,
             frames: ServerFrameDecoder::new(),
             seen: Seen::default(),
             draining: false,
+            is_gathering: false,
+            is_down: false,
+            run_first: 0,
+            epochs: BTreeMap::new(),
+            logins_before: 0,
             old_nonce: [7; 32],
             ids: 0,
             congested: Vec::new(),
-        }
+        };
+        world.make_hosts();
+        world
     }
 
     /// The wall clock.
@@ -150,6 +166,7 @@ impl World {
     fn happen(&mut self, occurrence: Occurrence) -> Checked {
         match occurrence {
             Occurrence::Pass(shard) => self.pass(shard)?,
+            Occurrence::Accept(link) if self.is_down => self.refuse(link),
             Occurrence::Accept(link) => {
                 let shard = self.random.index(self.hosts.len());
                 self.give(shard, Waiting::Accept(link));
@@ -159,8 +176,13 @@ impl World {
                 self.offer(link);
             }
             Occurrence::ReadDown(link) => self.read_down(link)?,
-            Occurrence::Envelope { from, to } => self.envelope_arrives(from, to),
-            Occurrence::HandOver { link, to, arrival } => self.give(to, Waiting::Arrive(link, arrival)),
+            Occurrence::Envelope { from, to, run } if run == self.ledger.run => self.envelope_arrives(from, to),
+            Occurrence::HandOver { link, to, arrival, run } if run == self.ledger.run && !self.is_down => {
+                self.give(to, Waiting::Arrive(link, arrival));
+            }
+            Occurrence::Envelope { .. } | Occurrence::HandOver { .. } => {}
+            Occurrence::Disk => self.disk_turn()?,
+            Occurrence::Confirm(link) => self.confirm(link),
             Occurrence::SilenceOver(link) => {
                 ensure(self.links[link].place == Place::Closed, Invariant::SilentAlive, || {
                     format!("connection {link} is still {:?}", self.links[link].place)
@@ -199,6 +221,7 @@ impl World {
         let unix_ms = self.unix_ms();
         let before = self.sessions[link].phase;
         let config = self.scenario.shared();
+        self.ledger.is_store_sound = !self.disk.has_failed;
         let mut context = Context {
             now: self.schedule.now(),
             unix_ms,
@@ -207,8 +230,12 @@ impl World {
             frames: &mut self.frames,
             ledger: &mut self.ledger,
             seen: &mut self.seen,
+            has_store: self.scenario.has_store(),
+            taken: self.devices[self.sessions[link].device].taken,
+            known_from: self.devices[self.sessions[link].device].known_from,
         };
         let reactions = self.sessions[link].read(bytes, &mut context)?;
+        self.remember(link);
         let after = self.sessions[link].phase;
         if before != after {
             self.trace.note(self.schedule.now(), || format!("client {link} is {after:?}"));
@@ -228,9 +255,10 @@ impl World {
     fn react(&mut self, link: LinkId, reaction: Reaction) -> Checked {
         match reaction {
             Reaction::Authenticate(nonce) => self.authenticate(link, nonce),
-            Reaction::Welcomed => self.check_epoch(link),
+            Reaction::Welcomed => self.welcomed(link),
             Reaction::Check(Claim::Offline(recipient, since)) => self.check_offline(recipient, since),
             Reaction::Check(Claim::Online(recipient)) => self.check_online(link, recipient),
+            Reaction::Check(Claim::Full(recipient, since, sent)) => self.check_full(recipient, since, sent),
             Reaction::Check(Claim::None) => Ok(()),
             Reaction::Pong(payload) => {
                 self.send_pong(link, &payload);
@@ -261,12 +289,23 @@ impl World {
         devices.sort_unstable();
         devices.dedup();
         let crowded = devices.len() >= self.scenario.shared().limits.devices_max;
-        session.check_end(replaced, crowded, self.scenario.tight, self.draining)
+        let left_behind = self.scenario.tight || self.scenario.may_drop_copies() || self.disk.has_failed;
+        session.check_end(replaced, crowded, left_behind, self.draining || session.restarted)
     }
 
-    /// All sessions of a key that live at one time count in one epoch.
-    fn check_epoch(&self, link: LinkId) -> Checked {
+    /// All sessions of a key that live at one time count in one epoch; with a store so do all that ever
+    /// live, but for what a crash takes.
+    pub(crate) fn check_epoch(&mut self, link: LinkId) -> Checked {
         let session = &self.sessions[link];
+        if session.restarted {
+            return Ok(());
+        }
+        if self.scenario.has_store() {
+            let known = *self.epochs.entry(session.key).or_insert(session.epoch);
+            ensure(known == session.epoch, Invariant::Epoch, || {
+                format!("connection {link} is in epoch {:x}, and {known:x} was not over", session.epoch)
+            })?;
+        }
         let others = self.sessions.iter().filter(|other| {
             other.id != link && other.key == session.key && other.is_healthy() && other.welcomed_at.is_some()
         });
@@ -293,6 +332,7 @@ impl World {
                 && other.auth_sent.is_some_and(|at| session.auth_sent.is_some_and(|own| at + under_way >= own))
         };
         session.is_healthy()
+            && !session.restarted
             && !self.scenario.tight
             && !self.draining
             && matches!(self.links[session.id].place, Place::Open { .. })
@@ -320,6 +360,17 @@ impl World {
         })
     }
 
+    /// An inbox has no room only where its bound is low, or for one who never came.
+    fn check_full(&self, recipient: PublicKey, since: Nanos, sent: u32) -> Checked {
+        let users = self.devices.iter().filter(|device| self.users[device.user].key == recipient);
+        let is_seen = users.filter_map(|device| device.known_since).any(|at| at < since);
+        let unseen_max = self.scenario.shared().limits.unseen_sender_messages_max as u32;
+        let may_be = self.scenario.small_inboxes || !is_seen && sent > unseen_max;
+        ensure(may_be, Invariant::AnswerWrong, || {
+            format!("the inbox of {recipient:?} is called full for one who sent {sent} messages")
+        })
+    }
+
     /// Sends bytes from a client.
     pub(crate) fn send_up(&mut self, link: LinkId, bytes: &[u8]) {
         let now = self.schedule.now();
@@ -341,6 +392,7 @@ impl World {
         let link = self.links.len();
         self.links.push(Link::new());
         self.sessions.push(session(link));
+        self.sessions[link].restarted |= self.draining || self.is_down;
         let at = self.schedule.now() + self.random.below(self.scenario.delay_max + 1);
         self.schedule.at(at, Occurrence::Accept(link));
         link

@@ -28,7 +28,7 @@ fn all_clean(seeds: std::ops::Range<u64>, options: &RunOptions) -> Seen {
 /// Clean, and not because nothing happens: every reason, close code and way out is met.
 #[test]
 fn seeds_are_clean_and_meet_everything() {
-    let seen = all_clean(0..300, &RunOptions::default());
+    let seen = all_clean(0..1000, &RunOptions::default());
     let reasons = [
         "auth_failed",
         "unsupported_version",
@@ -43,6 +43,7 @@ fn seeds_are_clean_and_meet_everything() {
         "id_conflict",
         "no_such_room",
         "overloaded",
+        "inbox_full",
     ]
     .map(|reason| format!("error {reason}"));
     let codes = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 4401, 4408, 4409, 4429].map(|code| format!("close {code}"));
@@ -61,6 +62,18 @@ fn seeds_are_clean_and_meet_everything() {
         "stats too slow",
         "stats verified alone",
         "stats verified in batches",
+        "stats entries stored",
+        "stats entries never stored",
+        "stats entries loaded",
+        "stats disk full",
+        "stats disk failed",
+        "receipt delivered",
+        "receipt read",
+        "relay killed",
+        "relay ended in peace",
+        "resume recovered",
+        "resume not recovered",
+        "client sent again",
     ]
     .map(str::to_owned);
     let all = reasons.iter().chain(&codes).chain(&others);
@@ -70,14 +83,14 @@ fn seeds_are_clean_and_meet_everything() {
 
 #[test]
 fn more_shards_than_cores_are_clean() {
-    let overrides = Overrides { shards: Some(7), clients: Some(60), steps: Some(500) };
+    let overrides = Overrides { shards: Some(7), clients: Some(60), steps: Some(500), ..Overrides::default() };
     all_clean(0..8, &RunOptions { overrides, ..RunOptions::default() });
 }
 
 /// So many users that a snapshot takes several pages, and a slow reader lags behind.
 #[test]
 fn a_crowd_is_clean() {
-    let overrides = Overrides { shards: None, clients: Some(2400), steps: Some(300) };
+    let overrides = Overrides { clients: Some(2400), steps: Some(300), ..Overrides::default() };
     let seen = all_clean(0..4, &RunOptions { overrides, ..RunOptions::default() });
     assert!(seen.count("lobby page") > 0, "{seen:?}");
 }

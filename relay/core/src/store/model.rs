@@ -33,6 +33,24 @@ struct Held {
 }
 
 impl ModelStore {
+    /// Whether a batch keeps the seam's contract: its entries are somebody's, and under seqs that are free.
+    ///
+    /// # Errors
+    /// What breaks it.
+    pub fn check(&self, batch: &Batch) -> Result<(), String> {
+        for record in &batch.entries {
+            let is_forgotten = batch.forgotten_users.contains(&record.user);
+            let is_known = self.users.contains_key(&record.user) && !is_forgotten;
+            if !is_known && !batch.users.iter().any(|user| user.key == record.user) {
+                return Err(format!("{record:?} is nobody's"));
+            }
+            if self.entries.contains_key(&(record.user, record.seq)) && !is_forgotten {
+                return Err(format!("the seq of {record:?} is taken"));
+            }
+        }
+        Ok(())
+    }
+
     /// Takes a batch in, whole.
     ///
     /// # Panics

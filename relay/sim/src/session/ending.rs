@@ -8,7 +8,7 @@ use crate::session::{End, Opening, Phase, Session};
 impl Session {
     /// Checks how the session ended. `replaced` says that a newer connection of the device logged in
     /// or tried to; `crowded` that the key may have had too many devices; `tight` that even a good
-    /// reader may be too slow; `draining` that the relay goes away.
+    /// reader may be too slow or be left behind; `draining` that the relay goes away or is gone.
     pub(crate) fn check_end(&self, replaced: bool, crowded: bool, tight: bool, draining: bool) -> Checked {
         let Phase::Ended(end) = self.phase else {
             return Ok(());

@@ -31,6 +31,11 @@ impl World {
                 Opening::BinaryFirst,
             ])
         };
+        self.connect_as(device, opening);
+    }
+
+    /// Opens a connection of a device that behaves so.
+    pub(crate) fn connect_as(&mut self, device: usize, opening: Opening) {
         let lobby = if self.random.chance(self.scenario.watchers) { LobbyMode::All } else { LobbyMode::None };
         let websocket_key = self.random.bytes();
         let user = self.devices[device].user;
@@ -59,11 +64,19 @@ impl World {
         let signed_nonce = if opening == Opening::OldNonce { self.old_nonce } else { nonce };
         self.old_nonce = nonce;
         let stranger = SigningKey::from_bytes(&self.random.bytes());
+        let (resume, truly) = self.resume(link);
+        (self.sessions[link].asked, self.sessions[link].asked_truly) = (resume, truly);
+        if let (Some(resume), true) = (resume, truly) {
+            let device = self.sessions[link].device;
+            self.sessions[link].asked_all = self.knows_own_places(device, resume.epoch);
+            // What it goes on from it has.
+            self.ledger.confirm(self.users[user].key, resume.epoch, 0, resume.seq);
+        }
         let signing = if opening == Opening::BadSignature { &stranger } else { &self.users[user].signing };
         let challenge = Challenge { version: 1, relay: "localhost", nonce: signed_nonce };
         let device = &self.devices[self.sessions[link].device].name;
-        let Ok(auth) = opening::answer(&challenge, "localhost", signing, device, self.sessions[link].lobby_mode, None)
-        else {
+        let lobby = self.sessions[link].lobby_mode;
+        let Ok(auth) = opening::answer(&challenge, "localhost", signing, device, lobby, resume) else {
             return Ok(());
         };
         let mut pinging = false;
@@ -99,7 +112,7 @@ impl World {
         }
         self.sessions[link].auth_frame = frame;
         self.sessions[link].auth_sent = Some(self.schedule.now());
-        if opening == Opening::Honest && self.random.chance(30) {
+        if opening == Opening::Honest && !self.is_gathering && self.random.chance(30) {
             let messages = self.random.between(1, 3);
             for record in self.drafts(link, messages) {
                 self.book(link, record);

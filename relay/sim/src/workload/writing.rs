@@ -38,6 +38,7 @@ impl World {
         let user = self.sessions[session].user;
         let one = self.random.chance(50);
         let mut recipient = self.any_recipient();
+        let sender = self.users[user].key;
         (0..messages)
             .map(|_| {
                 if !one {
@@ -46,7 +47,7 @@ impl World {
                 let (id, text) = (self.new_id(), frames::text(&mut self.random));
                 let frame = self.draft(session, Target::User(recipient), &id, &text, 0);
                 let frame = frames::respell(frame, &mut self.random);
-                self.ledger.add(user, recipient, &id, Kind::Valid, frame)
+                self.ledger.add((user, sender), recipient, &id, Kind::Valid, frame)
             })
             .collect()
     }
@@ -65,11 +66,11 @@ impl World {
         } else {
             sender.malformed_run = 0;
         }
-        let index = sender.messages;
-        self.ledger.send(record, Sending { session, index, at });
+        let (index, device) = (sender.messages, sender.device);
+        self.ledger.send(record, Sending { session, device, index, at });
     }
 
-    pub(super) fn send_records(&mut self, session: LinkId, records: &[usize]) {
+    pub(crate) fn send_records(&mut self, session: LinkId, records: &[usize]) {
         let mut frames = Vec::new();
         for &record in records {
             self.book(session, record);
@@ -129,7 +130,7 @@ impl World {
             }
             Kind::NoRoom => self.draft(session, Target::Room("room"), &id, &text, 0),
         };
-        let record = self.ledger.add(user, recipient, &id, kind, frame);
+        let record = self.ledger.add((user, self.users[user].key), recipient, &id, kind, frame);
         let mut records = vec![record];
         if kind == Kind::Forged && self.random.chance(50) {
             // Good ones in the same batch must pass all the same.
@@ -197,7 +198,7 @@ impl World {
         let frame = self.draft(session, Target::User(recipient), &id, &text, 0);
         let (frame, kind) =
             if self.random.chance(20) { (self.forge(frame), Kind::Forged) } else { (frame, Kind::Valid) };
-        records.push(self.ledger.add(user, recipient, &id, kind, frame));
+        records.push(self.ledger.add((user, self.users[user].key), recipient, &id, kind, frame));
         self.send_records(session, &records);
     }
 }
