@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use serde::{Deserialize, Serialize};
 
@@ -192,7 +192,7 @@ pub fn own_cores() -> BTreeSet<usize> {
 /// one. Only root sees those of other users.
 #[must_use]
 pub fn listener(address: SocketAddr) -> Option<u32> {
-    if !address.ip().is_loopback() {
+    if !is_of_this_machine(address.ip()) {
         return None;
     }
     let inodes: Vec<_> = ["/proc/net/tcp", "/proc/net/tcp6"]
@@ -210,6 +210,11 @@ pub fn listener(address: SocketAddr) -> Option<u32> {
     numbers.find_map(holds).filter(|&process| process != std::process::id())
 }
 
+/// Whether an address is one of this machine's own: only to those can a socket be bound.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    address.is_loopback() || UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// Inodes of sockets that listen on a port, from `/proc/net/tcp`.
 fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
     const LISTEN: &str = "0A";
@@ -223,8 +228,12 @@ fn listening_inodes(table: &str, port: u16) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counters, RelayCores, core_list, cpu_stat_files, cpu_ticks, listening_inodes, named, waited_ns};
+    use super::{
+        Counters, RelayCores, core_list, cpu_stat_files, cpu_ticks, is_of_this_machine, listening_inodes, named,
+        waited_ns,
+    };
     use std::collections::BTreeSet;
+    use std::net::UdpSocket;
 
     const STAT: &str = "cpu  10 20 30 40 50 6 7 8 99 0\ncpu0 1 2 3 4 5 6 7 8 99 0\ncpu1 9 18 27 36 45 0 0 0 0 0\n\
                         intr 5\n";
@@ -286,6 +295,17 @@ mod tests {
              2: 0100007F:1CE9 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 4244 1 0\n";
         assert_eq!(listening_inodes(table, 7400), [4242]);
         assert!(listening_inodes(table, 1).is_empty());
+    }
+
+    #[test]
+    fn a_relay_at_another_address_of_this_machine_is_on_it_too() {
+        assert!(is_of_this_machine([127, 0, 0, 2].into()));
+        assert!(!is_of_this_machine([192, 0, 2, 1].into()));
+        // What it would send from; nothing is sent.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if socket.connect("192.0.2.1:9").is_ok() {
+            assert!(is_of_this_machine(socket.local_addr().unwrap().ip()));
+        }
     }
 
     #[test]
