@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! - Sleeps are absolute. After a stall the beat goes on from now: one stall is one entry.
-//! - Only beats of the steady phase count.
+//! - Only beats of the steady phase count; of a delay that lasts longer, its part in it.
 
 use std::io;
 use std::sync::Arc;
@@ -48,6 +48,18 @@ struct Window {
     steady_ns: AtomicU64,
     end_ns: AtomicU64,
     stop: AtomicBool,
+}
+
+impl Window {
+    /// How much of a delay that ends now lies in the steady phase; `None` of one that has no part in it. One that
+    /// lasts beyond the end counts up to it: who slept through a whole phase has seen the worst of it.
+    fn part_of(&self, now_ns: u64, late_ns: u64) -> Option<u64> {
+        let steady_ns = self.steady_ns.load(Ordering::Acquire);
+        let end_ns = self.end_ns.load(Ordering::Relaxed);
+        let due_ns = now_ns.saturating_sub(late_ns);
+        let counts = steady_ns > 0 && now_ns >= steady_ns && due_ns < end_ns;
+        counts.then(|| now_ns.min(end_ns).saturating_sub(due_ns.max(steady_ns)))
+    }
 }
 
 /// The heartbeats of a run.
@@ -118,9 +130,7 @@ fn beat(clock: Clock, core: Option<usize>, window: &Window) -> Hiccups {
         let _ = clock_nanosleep_absolute(ClockId::Monotonic, &until);
         let (woke_ns, now_ns) = (monotonic_ns(), clock.now_ns());
         let late_ns = woke_ns.saturating_sub(due_ns);
-        let steady_ns = window.steady_ns.load(Ordering::Acquire);
-        let counts = steady_ns > 0 && (steady_ns..window.end_ns.load(Ordering::Relaxed)).contains(&now_ns);
-        if counts {
+        if let Some(late_ns) = window.part_of(now_ns, late_ns) {
             seen.note(late_ns);
         }
         due_ns = woke_ns.max(due_ns) + BEAT_NS;
@@ -145,7 +155,7 @@ fn monotonic_ns() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Heartbeats, Hiccups, LONG_STALL_NS};
+    use super::{Heartbeats, Hiccups, LONG_STALL_NS, Window};
     use crate::clock::{Clock, SECOND_NS};
     use crate::plan::Moments;
     use crate::recorder;
@@ -164,6 +174,15 @@ mod tests {
         let steady = seen(1);
         assert!(steady.core.is_none() && !steady.late.is_empty());
         assert_eq!(seen(1000 * SECOND_NS).late.len(), 0);
+    }
+
+    #[test]
+    fn a_stall_beyond_the_end_counts_up_to_it() {
+        let window = Window { steady_ns: 100.into(), end_ns: 200.into(), ..Window::default() };
+        let parts = [(90, 5), (110, 3), (110, 30), (199, 0), (250, 60), (250, 300), (250, 40)];
+        let parts = parts.map(|(now_ns, late_ns)| window.part_of(now_ns, late_ns));
+        assert_eq!(parts, [None, Some(3), Some(10), Some(0), Some(10), Some(100), None]);
+        assert_eq!(Window::default().part_of(5, 5), None);
     }
 
     #[test]
