@@ -159,7 +159,9 @@ impl Core {
             reading.recent.iter().map(|(seq, body)| (*seq, body.as_bytes())).collect();
         let mut more = reading.has_more;
         if let Some((page, floor)) = stored {
-            let above = page.entries.iter().filter(|entry| entry.seq > floor);
+            // What memory had no place for lies between the rest of it and what is older.
+            let oldest = reading.recent.first().filter(|_| reading.has_more).map_or(0, |&(seq, _)| seq);
+            let above = page.entries.iter().filter(|entry| entry.seq > floor && entry.seq >= oldest);
             messages.extend(above.map(|entry| (entry.seq, &page.bytes[entry.frame.clone()])));
             more |= page.more && page.entries.first().is_some_and(|entry| entry.seq > floor);
         }

@@ -239,3 +239,20 @@ fn it_is_kept_for_the_retention_time() {
         assert_eq!(page(&mut world, peers[1], "\"roomId\":\"den\"").0, expected);
     }
 }
+
+#[test]
+fn a_page_that_is_full_of_what_is_not_stored_yet_skips_nothing() {
+    for chars in [850, 900, 950] {
+        let mut world = World::with_store(1, |config| config.limits.messages_per_second = 0);
+        let peers = den(&mut world, &[1, 2]);
+        say(&mut world, peers[0], "id-1", "a frame so small that it fits where none of the others does");
+        world.commit();
+        for n in 2..=30 {
+            say(&mut world, peers[0], &format!("id-{n}"), &"\u{1F600}".repeat(chars));
+        }
+        world.received(peers[1]);
+        let (messages, more) = page(&mut world, peers[1], "\"roomId\":\"den\",\"limit\":100");
+        assert!(more && messages.len() > 10, "{messages:?}");
+        assert_eq!(messages, names(31 - messages.len() as u32..=30));
+    }
+}
