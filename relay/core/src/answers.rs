@@ -31,6 +31,10 @@ use crate::transit::{Again, InTransit, OwnCopy};
 /// When to try again after `overloaded`.
 pub(crate) const OVERLOADED_RETRY_MS: u64 = 1000;
 
+/// What may come under the id of one message in transit, to be answered with it. A client sends a message
+/// four times.
+const AGAIN_MAX: usize = 64;
+
 impl Core {
     /// Tells those who wait what became of their messages.
     pub(crate) fn settle(&mut self, effects: &mut Effects) {
@@ -217,20 +221,28 @@ impl Core {
         match state {
             IdState::Accepted { seq, online } => self.ack(link, &id, seq, online, true),
             IdState::InTransit(ticket) => {
-                if let Some(entry) = self.transit.get_mut(ticket) {
-                    entry.again.push(Again { connection: link.id, is_rival: false });
+                if !self.waits_too(ticket, Again { connection: link.id, is_rival: false }) {
+                    self.stats.messages_refused += 1;
+                    let retry_after_ms = Some(OVERLOADED_RETRY_MS);
+                    let about = About { id: Some(id.as_str()), retry_after_ms, ..About::default() };
+                    self.refuse(link, Refusal::OVERLOADED, about);
                 }
             }
             IdState::Verifying | IdState::CopyDue => {}
         }
     }
 
-    /// Another message came under an id. If the first is in transit still, its outcome decides: `true`.
-    pub(crate) fn rival(&mut self, connection: ConnectionId, state: IdState) -> bool {
-        let IdState::InTransit(ticket) = state else { return false };
-        let Some(entry) = self.transit.get_mut(ticket) else { return false };
-        entry.again.push(Again { connection, is_rival: true });
-        true
+    /// Another message came under an id. If the first is in transit still, its outcome decides: `None`.
+    pub(crate) fn rival(&mut self, connection: ConnectionId, state: IdState) -> Option<Refusal> {
+        let IdState::InTransit(ticket) = state else { return Some(Refusal::CONFLICT) };
+        let waits = self.waits_too(ticket, Again { connection, is_rival: true });
+        (!waits).then_some(Refusal::OVERLOADED)
+    }
+
+    /// Lets one more wait for the answer to a message in transit, if not too many do.
+    fn waits_too(&mut self, ticket: Ticket, again: Again) -> bool {
+        let entry = self.transit.get_mut(ticket).filter(|entry| entry.again.len() < AGAIN_MAX);
+        entry.map(|entry| entry.again.push(again)).is_some()
     }
 
     fn ack(&mut self, link: &mut Link, id: &MessageId, seq: u64, online: bool, duplicate: bool) {

@@ -125,8 +125,9 @@ impl Core {
                 } else {
                     self.again(link, message_id(message.id), state);
                 }
-            } else if !self.rival(link.id, state) {
-                self.refuse_message(link, Refusal::CONFLICT, about);
+            } else if let Some(refusal) = self.rival(link.id, state) {
+                let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
+                self.refuse_message(link, refusal, About { retry_after_ms, ..about });
             }
             return self.spend_control(&mut member.control);
         }
@@ -253,8 +254,12 @@ impl Core {
                     self.with_link(job.connection, |core, link| core.again(link, job.id, state));
                     return;
                 }
-                Some((_, state)) if self.rival(job.connection, state) => return,
-                Some(_) => return self.answer_refused(job, Refusal::CONFLICT),
+                Some((_, state)) => {
+                    if let Some(refusal) = self.rival(job.connection, state) {
+                        self.answer_refused(job, refusal);
+                    }
+                    return;
+                }
                 None => {}
             }
             // The id is free after all: what a first message goes through before its signature comes now.

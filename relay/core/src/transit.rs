@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - A message in transit has one ticket, and leaves once. A ticket that was used names nobody.
-//! - The table is bounded; what does not fit is refused before it enters.
+//! - The table is bounded, and so is what waits for the answer to one message; what does not fit is refused
+//!   before it enters.
 
 use crate::envelope::Ticket;
 use crate::event::ConnectionId;

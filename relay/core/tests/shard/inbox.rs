@@ -347,3 +347,36 @@ fn after_a_failure_nothing_is_acked_any_more() {
     assert_eq!(world.shards[0].stats().store_failed, 1);
     assert!(!world.shards[0].has_unstored(), "nothing keeps the relay from ending");
 }
+
+#[test]
+fn what_waits_for_the_answer_to_one_message_is_bounded() {
+    let mut world = World::with_store(1, |_| {});
+    let (anna, tablet) = (world.login(0, 1, "a"), world.login(0, 1, "tablet"));
+    let ben = world.login(0, 2, "b");
+    world.commit();
+    world.disconnect(tablet, Gone::Broken);
+    world.commit();
+    world.received(anna);
+    // As long as the disk is full its copy for the tablet waits.
+    world.fault = Some(StoreFault::Full);
+    let message = world.message(anna, &key(2), "id-1", "hi");
+    let rival = world.message(anna, &key(2), "id-1", "another");
+    world.text(anna, &message);
+    world.settle();
+    world.confirm(ben, 1);
+    let mut refused = 0;
+    for _ in 0..100 {
+        world.text(anna, &message);
+        world.text(anna, &rival);
+        world.run(100 * MILLISECOND, 50 * MILLISECOND);
+        refused += world.received_with(anna, "retryAfterMs").len();
+        world.text(ben, r#"{"type":"ping"}"#);
+    }
+    world.fault = None;
+    world.run(SECOND, 50 * MILLISECOND);
+    let answers = world.received_with(anna, "id-1");
+    let (acks, conflicts): (Vec<_>, Vec<_>) =
+        answers.iter().filter(|text| !text.contains("receipt")).partition(|text| text.contains("\"ack\""));
+    assert_eq!((acks.len(), conflicts.len(), refused), (33, 32, 200 - 64), "each has one answer");
+    assert!(conflicts.iter().all(|text| text.contains("id_conflict")), "{conflicts:?}");
+}
