@@ -50,7 +50,7 @@ pub struct Limits {
     pub inbox_bytes_max: u64,
     /// Messages of one sender that may wait in one inbox.
     pub inbox_sender_messages_max: usize,
-    /// Messages that may wait in all inboxes of the shard.
+    /// Messages that may wait in all inboxes of the shard. Past it a user who is online is still given 64.
     pub inboxes_messages_max: usize,
     /// Messages of one sender that may wait for keys that were never online here.
     pub unseen_sender_messages_max: usize,

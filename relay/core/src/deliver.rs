@@ -6,7 +6,8 @@
 //! - A device is given a seq only when it was given, or skipped as its own or as a hole, every seq before
 //!   it on this connection; and with a store only once the store knows that seqs are being given away
 //!   ([`Record::is_open`](crate::journal::Record::is_open)).
-//! - One user's inbox is bounded in messages and bytes, and in messages of one sender.
+//! - One user's inbox is bounded in messages and bytes, and in messages of one sender; all inboxes together
+//!   in messages, but for a few for each user who is online.
 
 use protocol::splice::{splice_seq, spliced_bytes};
 use protocol::{PublicKey, websocket};
@@ -23,6 +24,10 @@ use crate::store::{Conversation, DeviceTag, IdRecord, MessageId};
 
 /// Bytes of frames in tails that are not stored yet; past it messages are refused.
 pub(crate) const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// So many messages an inbox takes while a device is online, however much waits in others: who fills those
+/// of users that do not come stops no live message.
+const ONLINE_MESSAGES: usize = 64;
 
 /// Without a store: so many times the messages that stay in memory stay for a device that is behind.
 const BEHIND_FACTOR: usize = 4;
@@ -133,8 +138,9 @@ impl Core {
     /// Whether an inbox has room for one more message of a sender.
     pub(crate) fn has_room_in(&mut self, user: UserId, sender_hash: u64, bytes: usize) -> bool {
         let limits = &self.config.limits;
-        let inbox = &mut self.router.user_mut(user).inbox;
-        self.totals.kept < limits.inboxes_messages_max as u64
+        let User { inbox, devices, .. } = self.router.user_mut(user);
+        let is_reserved = devices.is_online() && inbox.kept() < ONLINE_MESSAGES;
+        (is_reserved || self.totals.kept < limits.inboxes_messages_max as u64)
             && inbox.kept() < limits.inbox_messages_max
             && inbox.kept_bytes() + bytes as u64 <= limits.inbox_bytes_max
             && !inbox.is_full_of(sender_hash, limits.inbox_sender_messages_max)

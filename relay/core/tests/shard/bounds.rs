@@ -237,3 +237,31 @@ fn a_full_inbox_of_ones_own_costs_a_stale_device_its_copies_and_tells_it() {
     assert!(!world.welcome(tablet).2, "never a silent gap");
     assert_eq!(world.pushes(tablet).len(), 20);
 }
+
+#[test]
+fn who_fills_the_inboxes_of_others_stops_no_live_message() {
+    for shards in [1, 2] {
+        let (mut world, anna) = away(shards, |config| config.limits.inboxes_messages_max = 30);
+        let carol = world.login(0, 3, "c");
+        world.commit();
+        // Each shard's part is full of what waits for somebody who does not come.
+        let (absent, present) = if shards == 1 { ([2, 2], 3) } else { ([2, 4], 3) };
+        for seed in absent {
+            let peer = world.login(0, seed, "device");
+            world.commit();
+            world.disconnect(peer, Gone::Broken);
+        }
+        for seed in absent {
+            send_many(&mut world, anna, seed, &format!("to-{seed}"), 40);
+        }
+        assert_eq!(send_many(&mut world, anna, absent[0], "more", 1), (0, 1));
+        for round in 0..3 {
+            assert_eq!(send_many(&mut world, anna, present, &format!("live-{round}"), 64), (64, 0));
+            let last = world.pushes(carol).last().expect("they came").0;
+            world.confirm(carol, last);
+            world.commit();
+        }
+        let (taken, refused) = send_many(&mut world, anna, present, "unconfirmed", 100);
+        assert_eq!((taken, refused), (64, 36), "who confirms nothing takes no more than that");
+    }
+}
