@@ -4,8 +4,7 @@
 //! The recipient's or the room's home has settled a message ([`Outcome`]) → `settle`, at the end of the batch → with a
 //! store, the message takes a seq in its sender's inbox too: if other devices of the sender are known they
 //! get it under that seq, and it has to be safe in turn → ack or error, to the connection and to all
-//! that sent the message again meanwhile. A message for all of a room has its place in its sender's inbox by
-//! then (`fan_out`).
+//! that sent the message again meanwhile. Messages of rooms are copied for history too.
 //!
 //! # Invariants
 //! - A message leaves the transit once, with one answer to each of its connections that live.
@@ -35,6 +34,15 @@ pub(crate) const OVERLOADED_RETRY_MS: u64 = 1000;
 /// four times.
 const AGAIN_MAX: usize = 64;
 
+/// [`Outcome::Accepted`].
+#[derive(Clone, Copy, Debug)]
+struct Accepted {
+    online: bool,
+    stored: bool,
+    id_stored: bool,
+    unseen: bool,
+}
+
 impl Core {
     /// Tells those who wait what became of their messages.
     pub(crate) fn settle(&mut self, effects: &mut Effects) {
@@ -62,8 +70,8 @@ impl Core {
     /// What became of a message.
     pub(crate) fn outcome(&mut self, ticket: Ticket, outcome: Outcome) {
         let refusal = match outcome {
-            Outcome::Accepted { online, id_stored, unseen } => {
-                return self.taken_over(ticket, online, id_stored, unseen);
+            Outcome::Accepted { online, stored, id_stored, unseen } => {
+                return self.taken_over(ticket, Accepted { online, stored, id_stored, unseen });
             }
             Outcome::Offline => Refusal::OFFLINE,
             Outcome::InvalidRecipient => Refusal::RECIPIENT,
@@ -92,14 +100,16 @@ impl Core {
     }
 
     /// The recipient's home answers for a message, or this shard for the sender's own copy of it.
-    fn taken_over(&mut self, ticket: Ticket, online: bool, id_stored: bool, unseen: bool) {
+    fn taken_over(&mut self, ticket: Ticket, accepted: Accepted) {
+        let Accepted { online, stored, id_stored, unseen } = accepted;
         let Some(entry) = self.transit.get_mut(ticket) else { return };
+        if let Some(copy) = entry.copy {
+            return self.acknowledge(ticket, copy.seq, online || copy.online, id_stored);
+        }
         if !self.journal.has_store() {
             return self.acknowledge(ticket, 0, online, true);
         }
-        let (sender, device, copy) = (entry.sender, entry.device, entry.copy);
-        // A room's message that is for all has its copy already, where one is needed.
-        let has_copy_to_come = !entry.frame.is_empty();
+        let (sender, device) = (entry.sender, entry.device);
         let is_history = matches!(entry.with, Conversation::Room(_)) && self.config.keeps_history();
         let Some(user) = self.router.get_mut(sender) else {
             return self.acknowledge(ticket, 0, online, id_stored);
@@ -110,18 +120,15 @@ impl Core {
                 // No record will ever make a seq safe to tell.
                 return self.outcome(ticket, Outcome::Overloaded);
             }
-            self.gated.push((ticket, Outcome::Accepted { online, id_stored, unseen: false }));
+            self.gated.push((ticket, Outcome::Accepted { online, stored, id_stored, unseen: false }));
             self.journal.note_user(sender, &mut user.record, Need::Soon, self.now.nanos);
             if user.record.opening == 0 {
                 self.journal.urge(self.now.nanos);
             }
             return;
         }
-        if let Some(copy) = copy {
-            return self.acknowledge(ticket, copy.seq, online || copy.online, id_stored);
-        }
         let has_other = user.devices.has_other(device);
-        if !has_copy_to_come || !has_other && !is_history {
+        if !has_other && !is_history {
             if !user.devices.is_online() {
                 // Nobody is there to hear of a seq, and no record would tell of it.
                 return self.acknowledge(ticket, 0, online, id_stored);
@@ -136,12 +143,14 @@ impl Core {
             self.reach(sender, Some(device));
             return self.acknowledge(ticket, seq, online, id_stored);
         }
-        self.copy(ticket, online, is_history, has_other);
+        // The id of a room's message is stored with the copy. Where the message needed the store, so does the
+        // promise that it is known when it comes again.
+        self.copy(ticket, online, is_history, has_other || stored);
     }
 
-    /// Puts a message into the inbox of its own sender, for the sender's other devices, which are waited
-    /// for, and for history, which is not.
-    fn copy(&mut self, ticket: Ticket, online: bool, is_history: bool, has_other: bool) {
+    /// Puts a message into the inbox of its own sender, for the sender's other devices and for history. It
+    /// may be waited for.
+    fn copy(&mut self, ticket: Ticket, online: bool, is_history: bool, is_awaited: bool) {
         let id_record = self.id_record(ticket);
         let Some(entry) = self.transit.get_mut(ticket) else { return };
         let InTransit { sender, device, id, .. } = *entry;
@@ -159,7 +168,7 @@ impl Core {
             at_ms: self.now.unix_ms,
             body: Body::Own(frame),
             history: is_history,
-            waiter: has_other.then_some(Waiter::message(self.config.shard, ticket)),
+            waiter: is_awaited.then_some(Waiter::message(self.config.shard, ticket)),
             id_record: Some(IdRecord { copy_due: false, ..id_record }),
         };
         let seq = self.accept(sender, item, keep);
@@ -167,7 +176,7 @@ impl Core {
             entry.copy = Some(OwnCopy { seq, online });
         }
         self.stats.copies_dropped += u64::from(!keep);
-        if !keep || !has_other {
+        if !keep || !is_awaited {
             self.acknowledge(ticket, seq, online, false);
         }
     }

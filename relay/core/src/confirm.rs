@@ -38,7 +38,8 @@ impl Core {
             if entry.origin != Some(tag)
                 && let Some(waiter) = entry.waiter.take()
             {
-                let outcome = Outcome::Accepted { online: entry.online, id_stored: false, unseen: false };
+                let outcome =
+                    Outcome::Accepted { online: entry.online, stored: false, id_stored: false, unseen: false };
                 self.settled.push((waiter, outcome));
             }
         }
@@ -73,7 +74,8 @@ impl Core {
         // Of a device that is not known any more nobody waits to hear.
         for entry in user.inbox.entries_mut(0, floor).filter(|entry| !entry.history) {
             if let Some(waiter) = entry.waiter.take() {
-                let outcome = Outcome::Accepted { online: entry.online, id_stored: false, unseen: false };
+                let outcome =
+                    Outcome::Accepted { online: entry.online, stored: false, id_stored: false, unseen: false };
                 self.settled.push((waiter, outcome));
             }
         }

@@ -90,7 +90,7 @@ impl Core {
         if has_store {
             Delivery::Waits
         } else {
-            Delivery::Done(Outcome::Accepted { online: true, id_stored: false, unseen: false })
+            Delivery::Done(Outcome::Accepted { online: true, stored: false, id_stored: false, unseen: false })
         }
     }
 

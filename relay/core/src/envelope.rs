@@ -71,7 +71,7 @@ pub enum Envelope {
         /// The message.
         message: RoomMessage,
     },
-    /// A message of a room for members, or from a sender, whose home is the other shard.
+    /// A message of a room for members whose home is the other shard.
     RoomDeliver {
         /// To answer with.
         ticket: Ticket,
@@ -177,9 +177,6 @@ pub struct RoomShare {
     pub id: MessageId,
     /// It is for one member alone, and refused if that one's inbox is full.
     pub is_private: bool,
-    /// With a store, at the sender's home, if it is for all: the message in transit there, which needs its
-    /// own copy.
-    pub own: Option<Ticket>,
     /// When the room's home took it, milliseconds since the Unix epoch.
     pub at_ms: i64,
     /// The sender's frame, its bytes unmodified.
@@ -256,6 +253,8 @@ pub enum Outcome {
     Accepted {
         /// The recipient was online when it came.
         online: bool,
+        /// It was the store that made it safe, and not its recipients alone.
+        stored: bool,
         /// Its id was stored with it.
         id_stored: bool,
         /// It waits for a key that was never online.

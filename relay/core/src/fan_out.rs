@@ -7,13 +7,11 @@
 //! safe counts down its shard's fan, every shard that of the room's home → the sender's home hears what
 //! hears the sender.
 //!
-//! The sender's own copy goes with the share of its home. If the sender has other devices, it is one of the
-//! entries that have to be safe. That of a private message is made as for a message to a user, when its one
-//! recipient's home has answered.
+//! The sender's own copy is made then, as for a message to a user.
 //!
 //! # Invariants
 //! - A message goes to those who are members when the room's home takes it, a private one to its target
-//!   alone, and both to the sender's other devices.
+//!   alone, and neither back to its sender.
 //! - It is acked when every member's entry is stored or confirmed. History has what was confirmed once it is
 //!   stored, some milliseconds later. If one could not be stored, it is refused
 //!   though others may have it: sent again, it comes to those under the same id.
@@ -34,10 +32,9 @@ use crate::journal::Need;
 use crate::router::UserId;
 use crate::shard::Core;
 use crate::store::Conversation;
-use crate::transit::OwnCopy;
 
 /// What counts as safe where nothing had to be stored.
-const SAFE: Outcome = Outcome::Accepted { online: false, id_stored: false, unseen: false };
+const SAFE: Outcome = Outcome::Accepted { online: false, stored: false, id_stored: false, unseen: false };
 
 /// A message of a room, counted until all who are to answer for it have.
 #[derive(Debug)]
@@ -48,6 +45,8 @@ pub(crate) struct Fan {
     waits: u32,
     /// A member other than the sender was online.
     online: bool,
+    /// One of them is safe by the store.
+    stored: bool,
     /// What one of them said who could not take it.
     refusal: Option<Outcome>,
 }
@@ -55,7 +54,7 @@ pub(crate) struct Fan {
 impl Fan {
     /// A fan that waits for nothing but that all are counted.
     fn of(parent: Waiter) -> Self {
-        Self { parent, waits: 1, online: false, refusal: None }
+        Self { parent, waits: 1, online: false, stored: false, refusal: None }
     }
 }
 
@@ -66,18 +65,13 @@ impl Core {
         if let Err(outcome) = self.may_post(&room, &sender, to.as_ref()) {
             return Delivery::Done(outcome);
         }
-        let has_store = self.journal.has_store();
         let here = self.config.shard;
-        let mut shares: Vec<(ShardId, Arc<[PublicKey]>)> = match (to, self.rooms.get_mut(&room)) {
+        let shares: Vec<(ShardId, Arc<[PublicKey]>)> = match (to, self.rooms.get_mut(&room)) {
             (Some(to), _) => vec![(self.config.home(&to), Arc::new([to]))],
             (None, Some(room)) => room.homes(&self.config).to_vec(),
             (None, None) => Vec::new(),
         };
         let is_private = to.is_some();
-        let has_own = has_store && !is_private;
-        if has_own && shares.iter().all(|&(home, _)| home != waiter.shard) {
-            shares.push((waiter.shard, Arc::new([])));
-        }
         let is_congested = |&(home, _): &(ShardId, _)| home != here && self.congested[usize::from(home.0)];
         if !self.fans.has_room() || self.journal.is_failed() || shares.iter().any(is_congested) {
             return Delivery::Done(Outcome::Overloaded);
@@ -86,9 +80,8 @@ impl Core {
         let fan = self.fans.enter(Fan::of(waiter));
         let at_ms = self.now.unix_ms;
         for (home, members) in shares {
-            let own = (has_own && home == waiter.shard).then_some(waiter.ticket);
             let (room, frame) = (Arc::clone(&room), Arc::clone(&frame));
-            let share = RoomShare { room, members, sender, id, is_private, own, at_ms, frame };
+            let share = RoomShare { room, members, sender, id, is_private, at_ms, frame };
             if home == here {
                 self.deliver_share(fan, &share, effects);
             } else {
@@ -123,7 +116,7 @@ impl Core {
         self.fan_settled(fan, SAFE);
     }
 
-    /// Puts a message into the inboxes of members and of its sender, as far as they are here.
+    /// Puts a message into the inboxes of members, as far as they are here.
     fn deliver_share(&mut self, fan: Ticket, share: &RoomShare, effects: &mut Effects) {
         let has_store = self.journal.has_store();
         if has_store && (!self.journal.has_room() || self.totals.tail_bytes >= TAIL_BYTES_MAX) {
@@ -145,9 +138,6 @@ impl Core {
             let item = self.item(fan, share, sender_hash, keep);
             self.accept(user, item, keep);
         }
-        if let Some(ticket) = share.own {
-            self.own_copy(ticket, fan, share, sender_hash);
-        }
     }
 
     /// A member of a room, who was online once: that is how it joined.
@@ -164,26 +154,6 @@ impl Core {
             self.journal.note_user(id, &mut user.record, Need::Soon, self.now.nanos);
         }
         Some(id)
-    }
-
-    /// Puts the message into the inbox of its own sender, where history or other devices need it.
-    fn own_copy(&mut self, ticket: Ticket, fan: Ticket, share: &RoomShare, sender_hash: u64) {
-        let Some(entry) = self.transit.get_mut(ticket) else { return };
-        let (sender, device) = (entry.sender, entry.device);
-        let Some(user) = self.router.get(sender) else { return };
-        let has_other = user.devices.has_other(device);
-        if !self.config.keeps_history() && !has_other {
-            return;
-        }
-        // Its own inbox is bounded in all, but not as one of its senders.
-        let keep = self.has_room_in(sender, 0, share.frame.len());
-        self.stats.copies_dropped += u64::from(!keep);
-        // Who sent it has it: for history alone nobody waits.
-        let item = Item { origin: Some(device), ..self.item(fan, share, sender_hash, keep && has_other) };
-        let seq = self.accept(sender, item, keep);
-        if let Some(entry) = self.transit.get_mut(ticket) {
-            entry.copy = Some(OwnCopy { seq, online: false });
-        }
     }
 
     /// The message on its way into one inbox, which the fan may wait for.
@@ -222,7 +192,10 @@ impl Core {
     pub(crate) fn fan_settled(&mut self, ticket: Ticket, outcome: Outcome) {
         let Some(fan) = self.fans.get_mut(ticket) else { return };
         match outcome {
-            Outcome::Accepted { online, .. } => fan.online |= online,
+            Outcome::Accepted { online, stored, .. } => {
+                fan.online |= online;
+                fan.stored |= stored;
+            }
             refusal => {
                 fan.refusal.get_or_insert(refusal);
             }
@@ -231,8 +204,8 @@ impl Core {
         if fan.waits > 0 {
             return;
         }
-        let Some(Fan { parent, online, refusal, .. }) = self.fans.leave(ticket) else { return };
-        let accepted = Outcome::Accepted { online, id_stored: false, unseen: false };
+        let Some(Fan { parent, online, stored, refusal, .. }) = self.fans.leave(ticket) else { return };
+        let accepted = Outcome::Accepted { online, stored, id_stored: false, unseen: false };
         self.settled.push((parent, refusal.unwrap_or(accepted)));
     }
 

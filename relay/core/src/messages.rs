@@ -342,9 +342,7 @@ impl Core {
         }
         let from = From { connection: job.connection, user: job.user, device: job.device };
         let with = Conversation::Room(Arc::clone(&room));
-        // What is for all comes back with them as the sender's own copy; what is for one may be refused yet.
-        let own = if to.is_some() { frame } else { &[] };
-        let ticket = self.enter(from, job.id, (job.key, job.tag), with, own);
+        let ticket = self.enter(from, job.id, (job.key, job.tag), with, frame);
         let message = RoomMessage { room, to, sender: job.sender, id: job.id, frame: frame.into() };
         self.send_to_room(ticket, message, effects);
     }
@@ -359,7 +357,7 @@ impl Core {
         frame: &[u8],
     ) -> Ticket {
         let mut own = Vec::new();
-        if self.journal.has_store() && !frame.is_empty() {
+        if self.journal.has_store() {
             own = self.post.pool.take();
             own.extend_from_slice(frame);
         }
@@ -407,7 +405,7 @@ impl Core {
         if let Some(entry) = self.transit.get_mut(ticket) {
             entry.is_duplicate = true;
         }
-        let outcome = Outcome::Accepted { online: false, id_stored: true, unseen: false };
+        let outcome = Outcome::Accepted { online: false, stored: true, id_stored: true, unseen: false };
         self.settled.push((Waiter::message(self.config.shard, ticket), outcome));
     }
 

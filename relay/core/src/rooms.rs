@@ -406,6 +406,41 @@ mod tests {
     }
 
     #[test]
+    fn what_is_undone_never_was() {
+        let mut rooms = rooms();
+        rooms.act("den", &key(1), OPEN, 0).expect("the name is free");
+        rooms.act("den", &key(2), RoomAction::Join, 1).expect("it is open");
+        let before = rooms.get("den").map(Room::record);
+        for undone in [RoomAction::Leave, RoomAction::Remove(key(2)), RoomAction::Invite(key(3))] {
+            rooms.act("den", &key(1), undone, 2).expect("the owner may");
+            rooms.undo("den", before.clone());
+            assert_eq!(rooms.get("den").map(Room::record), before, "{undone:?}");
+        }
+        assert_eq!((rooms.owned.get(&key(1)), rooms.owned.len()), (Some(&1), 1));
+        rooms.act("attic", &key(2), CLOSED, 3).expect("the name is free");
+        rooms.undo("attic", None);
+        assert_eq!((rooms.len(), rooms.owned.len()), (1, 1));
+    }
+
+    #[test]
+    fn members_are_listed_by_their_homes_as_they_are_now() {
+        let config = Config::new(ShardId(0), 3, 42);
+        let mut rooms = rooms();
+        rooms.act("den", &key(0), OPEN, 0).expect("the name is free");
+        for n in 1..40 {
+            rooms.act("den", &key(n), RoomAction::Join, 0).expect("it is open");
+        }
+        for (leaves, members) in [(None, 40), (Some(7), 39), (Some(0), 38)] {
+            if let Some(n) = leaves {
+                rooms.act("den", &key(n), RoomAction::Leave, 0).expect("a member may leave");
+            }
+            let homes = rooms.get_mut("den").expect("it is there").homes(&config).to_vec();
+            assert_eq!(homes.iter().map(|(_, list)| list.len()).sum::<usize>(), members);
+            assert!(homes.iter().all(|(home, list)| list.iter().all(|key| config.home(key) == *home)));
+        }
+    }
+
+    #[test]
     fn a_room_survives_its_record() {
         let mut rooms = rooms();
         rooms.act("den", &key(1), CLOSED, 3).expect("the name is free");

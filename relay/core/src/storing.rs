@@ -170,7 +170,8 @@ impl Core {
             let Some(entry) = user.inbox.entry_mut(seq) else { continue };
             if let Some(waiter) = entry.waiter.take() {
                 let id_stored = entry.id_record.is_some();
-                self.settled.push((waiter, Outcome::Accepted { online: entry.online, id_stored, unseen }));
+                let online = entry.online;
+                self.settled.push((waiter, Outcome::Accepted { online, stored: true, id_stored, unseen }));
             }
             let was_history = entry.history;
             user.inbox.drop_body(seq, &mut self.totals, &mut self.post.pool);
@@ -204,10 +205,6 @@ impl Core {
             let is_confirmed = seq <= user.inbox.confirmed;
             let Some(entry) = user.inbox.entry_mut(seq) else { continue };
             if is_confirmed {
-                // The sender of a message of a room need not wait until there is room for its own copy.
-                if let Some(waiter) = entry.waiter.take_if(|waiter| waiter.is_fan) {
-                    self.settled.push((waiter, Outcome::Overloaded));
-                }
                 entry.is_given_out = false;
                 self.journal.note_entry(id, seq, now);
                 continue;

@@ -22,10 +22,9 @@ pub(crate) struct InTransit {
     pub(crate) id: MessageId,
     pub(crate) key: IdKey,
     pub(crate) tag: SignatureTag,
-    /// With a store, and not for all of a room: the frame, for the sender's other devices and its history.
+    /// With a store: the frame, for the sender's other devices and its history.
     pub(crate) frame: Vec<u8>,
-    /// It has its place in the sender's own inbox. With one recipient that comes after the recipient's home
-    /// has answered, and what is waited for is that it is safe; for all of a room it comes before.
+    /// The recipients' homes answer for it, and what is waited for is the sender's own copy.
     pub(crate) copy: Option<OwnCopy>,
     /// It was accepted before the relay started; the answer calls it a duplicate.
     pub(crate) is_duplicate: bool,

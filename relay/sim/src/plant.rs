@@ -146,7 +146,7 @@ pub(crate) enum Fate {
 }
 
 /// What a relay without a store says of a message that was pushed.
-const ACCEPTED: Outcome = Outcome::Accepted { online: true, id_stored: false, unseen: false };
+const ACCEPTED: Outcome = Outcome::Accepted { online: true, stored: false, id_stored: false, unseen: false };
 
 /// Applies a planted fault to an envelope. `someone` is a user, whom it may go to instead.
 pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -> Fate {
@@ -164,7 +164,7 @@ pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -
             return Fate::Answer(Envelope::Delivered { ticket: *ticket, outcome, buffer });
         }
         (Envelope::Deliver { ticket, .. }, Plant::AckEarly) => {
-            let outcome = Outcome::Accepted { online: false, id_stored: false, unseen: false };
+            let outcome = Outcome::Accepted { online: false, stored: false, id_stored: false, unseen: false };
             let answer = Envelope::Delivered { ticket: *ticket, outcome, buffer: Vec::new() };
             return Fate::AnswerToo(envelope, answer);
         }

@@ -162,8 +162,8 @@ impl Trace {
                     Outcome::InboxFull => [2, 0, 0, 0],
                     Outcome::Overloaded => [3, 0, 0, 0],
                     Outcome::Refused(fault) => [5, fault as u8, 0, 0],
-                    Outcome::Accepted { online, id_stored, unseen } => {
-                        [4, u8::from(online), u8::from(id_stored), u8::from(unseen)]
+                    Outcome::Accepted { online, stored, id_stored, unseen } => {
+                        [4, u8::from(online), u8::from(stored) + 2 * u8::from(id_stored), u8::from(unseen)]
                     }
                 });
             }

@@ -6,7 +6,7 @@ use tempfile::tempdir;
 
 use crate::kit::user::timestamp_in;
 use crate::kit::{Client, Engine, Relay, User, on_every_engine};
-use crate::store::relay;
+use crate::store::{relay, run};
 
 on_every_engine! {
     a_room_outlives_a_kill,
@@ -115,6 +115,9 @@ fn a_room_outlives_a_kill(engine: Engine) {
     away.send(&to_room(&carol, "den", None, "let-me-in", "hello?"));
     let refusal = away.expect_refusal("not_member", "let-me-in");
     assert_eq!(refusal["roomId"], "den");
+    second.kill();
+    let (status, text) = run(&["store", "check", dir.path().to_str().expect("a path of text")]);
+    assert!(status == Some(0) && text.contains("no problem found"), "{text}");
 }
 
 fn history_comes_in_pages(engine: Engine) {

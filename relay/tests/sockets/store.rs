@@ -103,7 +103,7 @@ fn is_empty(file: &Path) -> bool {
 }
 
 /// Runs the command to its end, apart from the developer's own settings.
-fn run(arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("RELAY_")) {
         command.env_remove(name);
