@@ -15,7 +15,7 @@ use crate::exit::Exit;
 use crate::identity::DEVICES_MAX;
 use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
 use crate::run::Request;
-use crate::scenario::{self, Burst, Fraction, Offline, Ramp, Scenario, Skew, SlowReaders, Storm};
+use crate::scenario::{self, Burst, Fraction, Offline, Ramp, Rooms, Scenario, Skew, SlowReaders, Storm};
 use crate::schedule::Arrivals;
 use crate::slo::Slo;
 use crate::stock::CLIENTS_MAX;
@@ -167,6 +167,10 @@ pub struct RunOptions {
     /// Devices of each client, 1 to 8, each with a connection: each is to get every message.
     #[arg(long, default_value_t = 1)]
     devices: u32,
+    /// ROOMSxMEMBERS, as 10x50: messages go to so many rooms, each with so many of the clients (500 at most); each member
+    /// but the sender is to get each.
+    #[arg(long)]
+    rooms: Option<Rooms>,
     /// How many of them send messages, the first so many [default: all who read].
     #[arg(long)]
     senders: Option<u32>,
@@ -474,6 +478,7 @@ impl RunOptions {
         let workload = Workload {
             clients,
             devices: self.devices,
+            rooms: self.rooms,
             senders,
             peers: self.peers,
             rate,

@@ -42,7 +42,8 @@
 //! - What was not delivered counts as infinitely late in the percentiles that are judged.
 //! - No allocation for a message once its batch is signed.
 //!
-//! Absent on purpose: TLS, rooms, receipts, clients that reconnect by themselves (those of a storm do).
+//! Absent on purpose: TLS, private messages in rooms, receipts, clients that reconnect by themselves (those of a storm
+//! and of a relay that is killed do).
 
 #![forbid(unsafe_code)]
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, to_ns};
 use crate::lobby::Visitors;
-use crate::scenario::{self, Burst, Fraction, Ramp, Scenario};
+use crate::scenario::{self, Burst, Fraction, Ramp, Rooms, Scenario};
 use crate::schedule::{Arrivals, Profile, Schedule, Share};
 use crate::slo::Slo;
 use crate::units::{RATE_MAX, parse_per_second, show_count, show_ms, show_rate};
@@ -71,6 +71,8 @@ pub struct Workload {
     pub clients: u32,
     /// Devices of each of them, each with a connection; the first sends.
     pub devices: u32,
+    /// Rooms that messages go to; `None`: they go to users.
+    pub rooms: Option<Rooms>,
     /// How many of them send: the first so many.
     pub senders: u32,
     /// To how many others each of them writes.
@@ -155,6 +157,9 @@ pub const HANDSHAKES_MAX: usize = 128;
 
 /// Messages are signed at most so long before they are due: the relay takes 300 s.
 pub const SIGNED_AHEAD_MAX: Duration = Duration::from_secs(120);
+
+/// A client asks for all its rooms at once, and a relay closes who sends more than 100 such frames.
+const ROOMS_OF_CLIENT_MAX: u32 = 50;
 
 /// Keeps message schedules apart from other uses of the seed.
 const MESSAGE_STREAM: u64 = 0x7365_6e64_0000_0000;
@@ -250,6 +255,27 @@ impl Workload {
         }
         if let Some(slow) = slow_readers {
             check(slow.from < self.duration, "--slow-readers have to begin before the end of --duration")?;
+        }
+        if let Some(rooms) = self.rooms {
+            let (users, workers) = (self.clients as usize, workers);
+            let seats = (rooms.rooms as usize / workers) * rooms.members as usize;
+            check(self.rate != Rate::Idle, "--rooms is about messages, and there are none")?;
+            check(
+                rooms.members as usize <= users / workers,
+                "a room's members are clients of one worker: take more --clients, or smaller --rooms",
+            )?;
+            check(
+                seats >= users.div_ceil(workers),
+                "--rooms need a place for each of --clients, on each worker: take more rooms, or larger ones",
+            )?;
+            check(
+                rooms.count_of(0, self.clients) <= ROOMS_OF_CLIENT_MAX,
+                "a client would be in more than 50 of the --rooms: take more --clients",
+            )?;
+            check(
+                skew.is_none() && storm.is_none() && slow_readers.is_none() && offline.is_none() && crash.is_none(),
+                "--rooms does not go together with --skew, --storm, --slow-readers, --offline-share or --crash",
+            )?;
         }
         if crash.is_some() {
             check(
@@ -373,6 +399,8 @@ pub struct WorkloadRecord {
     clients: u32,
     #[serde(default = "one")]
     devices: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rooms: Option<String>,
     senders: u32,
     peers: u32,
     rate: String,
@@ -486,6 +514,7 @@ impl From<&Workload> for WorkloadRecord {
         Self {
             clients: workload.clients,
             devices: workload.devices,
+            rooms: workload.rooms.as_ref().map(ToString::to_string),
             senders: workload.senders,
             peers: workload.peers,
             rate,

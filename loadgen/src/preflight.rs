@@ -126,7 +126,7 @@ impl Demand {
             pin_cores: request.pin_cores.clone(),
             engine: request.engine,
             signed_ahead: workload.signed_ahead(),
-            frame_bytes: Layout::new(workload.message_bytes).frame_bytes() as u64,
+            frame_bytes: Layout::new(workload.message_bytes, workload.rooms.is_some()).frame_bytes() as u64,
             seconds: workload.duration.as_secs(),
             metrics: metrics_of(workload),
             source_ips: request.source_ips.clone(),

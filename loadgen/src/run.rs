@@ -162,8 +162,7 @@ impl RunResult {
         let acks = self.scenario.storm.acks;
         let due = steady.due - steady.offline_due;
         let acks_due = (due + acks.surplus).saturating_sub(acks.waived);
-        let workload = &self.plan.workload;
-        let audience = u64::from(Audience::new(workload.clients, workload.devices).size());
+        let audience = u64::from(Audience::of(&self.plan.workload).size());
         let owed = |messages: u64| (messages * audience).saturating_sub(steady.copies_waived + steady.delivered);
         let never = [
             (Metric::Message, owed(due)),

@@ -28,8 +28,10 @@ pub mod crash;
 pub mod file;
 pub mod offline;
 pub mod outcome;
+pub mod rooms;
 
 pub use offline::Offline;
+pub use rooms::Rooms;
 
 /// Everything that is not steady. The default is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

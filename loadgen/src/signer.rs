@@ -27,6 +27,8 @@ use crate::identity;
 use crate::plan::RunPlan;
 use crate::preflight;
 use crate::rng::{Rng, mix};
+use crate::scenario::Rooms;
+use crate::scenario::rooms::room_id;
 use crate::stock::{Batch, id_text, write_id};
 
 /// Messages of one batch: 128 × 480 bytes = 60 KB, 1.5 ms of signing.
@@ -51,6 +53,8 @@ pub struct Peers {
     per_sender: usize,
     favourites: Favourites,
     seed: u64,
+    /// What stands for peers then: the rooms that a sender is in.
+    rooms: Option<Rooms>,
 }
 
 /// The clients of a worker that get another part of the messages than others.
@@ -122,7 +126,8 @@ impl Peers {
     #[must_use]
     pub fn new(seed: u64, worker: usize, clients: u32, senders: u32, per_sender: u32, favourites: Favourites) -> Self {
         if senders == 0 {
-            return Self { places: Vec::new(), clients, per_sender: 1, favourites: Favourites::default(), seed };
+            let favourites = Favourites::default();
+            return Self { places: Vec::new(), clients, per_sender: 1, favourites, seed, rooms: None };
         }
         assert!(clients >= 2 && (1..=255).contains(&per_sender), "a sender needs somebody to write to");
         let per_sender = per_sender.min(clients - 1) as usize;
@@ -144,13 +149,32 @@ impl Peers {
         for place in &mut places {
             *place = favourites.place(*place, clients);
         }
-        Self { places, clients, per_sender, favourites, seed }
+        Self { places, clients, per_sender, favourites, seed, rooms: None }
+    }
+
+    /// Each of the first `senders` of `clients` clients writes to the rooms that it is in, and only 255 of them.
+    #[must_use]
+    pub fn of_rooms(seed: u64, clients: u32, senders: u32, rooms: Rooms) -> Self {
+        let per_sender = rooms.count_of(0, clients).min(u32::from(u8::MAX));
+        let own = |sender| (0..per_sender).map(move |which| rooms.room_of(sender, which, clients));
+        Self {
+            places: (0..senders).flat_map(own).collect(),
+            clients,
+            per_sender: per_sender as usize,
+            favourites: Favourites::default(),
+            seed,
+            rooms: Some(rooms),
+        }
     }
 
     /// Which of its peers a sender's message `number` is for.
     #[must_use]
     pub fn choose(&self, sender: u32, number: u64) -> u8 {
         let chance = mix(self.seed ^ mix(number));
+        if let Some(rooms) = self.rooms {
+            let own = u64::from(rooms.count_of(sender, self.clients)).clamp(1, self.per_sender as u64);
+            return (chance % own) as u8;
+        }
         let sender = self.favourites.turned(sender, self.clients);
         let favoured = self.favourites.among_peers(sender, self.clients, self.per_sender) as u64;
         let peers = self.per_sender as u64;
@@ -170,7 +194,7 @@ impl Peers {
         sender as usize * self.per_sender + usize::from(peer)
     }
 
-    /// The place of the client that is this peer of the sender.
+    /// The place of the client that is this peer of the sender, or the number of the room.
     #[must_use]
     pub fn place(&self, sender: u32, peer: u8) -> u32 {
         self.places[self.pair(sender, peer)]
@@ -264,6 +288,8 @@ struct Bench<'a> {
     workers: u32,
     worker: u32,
     nonce: u32,
+    /// Whether messages go to rooms.
+    to_rooms: bool,
     text: String,
     masks: Rng,
     clock: Clock,
@@ -284,6 +310,7 @@ impl<'a> Bench<'a> {
             workers: plan.workers as u32,
             worker: assignment.worker as u32,
             nonce: plan.nonce,
+            to_rooms: plan.workload.rooms.is_some(),
             text: text(plan.workload.message_bytes),
             masks: Rng::new(seed, MASK_STREAM | assignment.worker as u64),
             clock: plan.clock,
@@ -332,8 +359,10 @@ impl<'a> Bench<'a> {
             let (sender, n) = ((number % senders) as u32, (number / senders) as u32);
             let peer = self.peers.choose(sender, number);
             let id = write_id(self.nonce, sender * self.workers + self.worker, n);
+            let target = self.peers.place(sender, peer);
+            let room = if self.to_rooms { room_id(self.nonce, self.worker, target) } else { String::new() };
             let mut message = Message {
-                target: Target::User(self.keys[self.peers.place(sender, peer) as usize]),
+                target: if self.to_rooms { Target::Room(&room) } else { Target::User(self.keys[target as usize]) },
                 text: &self.text,
                 sender: self.keys[sender as usize],
                 id: id_text(&id),

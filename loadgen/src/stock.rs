@@ -21,6 +21,7 @@ use protocol::websocket::{self, Opcode};
 use protocol::{PublicKey, Signature, Timestamp};
 
 use crate::audience::Audience;
+use crate::scenario::rooms::room_id;
 
 /// Bytes of an id.
 pub const ID_BYTES: usize = 8 + 1 + 6 + 1 + 8;
@@ -78,18 +79,19 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Computes the layout for texts of this many bytes, by encoding one.
+    /// Computes the layout for texts of this many bytes, to rooms or to users, by encoding one.
     ///
     /// # Panics
     /// Never: an encoded message holds its own id.
     #[must_use]
-    pub fn new(message_bytes: usize) -> Self {
+    pub fn new(message_bytes: usize, to_rooms: bool) -> Self {
         let mut payload = Vec::new();
+        let room = room_id(0, 0, 0);
         let id = write_id(u32::MAX, 1, u32::MAX);
         let text = "x".repeat(message_bytes);
         let key = PublicKey::from_bytes([0; 32]);
         let message = Message {
-            target: Target::User(key),
+            target: if to_rooms { Target::Room(&room) } else { Target::User(key) },
             text: &text,
             sender: key,
             id: id_text(&id),
@@ -385,7 +387,7 @@ mod tests {
 
     #[test]
     fn frames_are_compared_under_their_mask_to_the_last_byte() {
-        let layout = Layout::new(10);
+        let layout = Layout::new(10, false);
         let payload: Vec<u8> = (0..layout.frame - layout.header).map(|at| at as u8).collect();
         let mut frame = Vec::new();
         push_masked(&mut frame, Opcode::Text, &payload, [9, 200, 3, 77]);
@@ -400,8 +402,8 @@ mod tests {
     }
 
     fn stock(batches: usize) -> Stock {
-        let layout = Layout::new(1);
-        let mut stock = Stock::new(layout, 2, &Audience::new(10, 1), false);
+        let layout = Layout::new(1, false);
+        let mut stock = Stock::new(layout, 2, &Audience::new(10, 1, None), false);
         for batch in 0..batches {
             let mut bytes = vec![batch as u8; 2 * layout.frame];
             bytes[layout.frame..].fill(100 + batch as u8);
@@ -424,8 +426,8 @@ mod tests {
 
     #[test]
     fn records_that_are_kept_outlive_their_messages() {
-        let layout = Layout::new(1);
-        let mut stock = Stock::new(layout, 2, &Audience::new(10, 1), true);
+        let layout = Layout::new(1, false);
+        let mut stock = Stock::new(layout, 2, &Audience::new(10, 1, None), true);
         stock.add(Batch::new(vec![0; 2 * layout.frame], &[0, 1], 5));
         for number in 0..2 {
             for news in DONE {
@@ -438,8 +440,8 @@ mod tests {
 
     #[test]
     fn each_of_an_audience_is_reached_once() {
-        let layout = Layout::new(1);
-        let mut stock = Stock::new(layout, 2, &Audience::new(10, 3), false);
+        let layout = Layout::new(1, false);
+        let mut stock = Stock::new(layout, 2, &Audience::new(10, 3, None), false);
         stock.add(Batch::new(vec![0; 2 * layout.frame], &[0, 1], 5));
         assert_eq!([0, 2, 0, 5].map(|index| stock.reach(1, index)), [true, true, false, true]);
         assert_eq!((stock.record(1).unwrap().left, stock.record(0).unwrap().left), (2, 5));

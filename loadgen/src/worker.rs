@@ -15,6 +15,7 @@
 //! | `writing` | from a message's turn to its write; what the times mean |
 //! | `churn` | visitors: when they come and go |
 //! | `storm`, `slow`, `offline` | clients that drop at once and come back; that stop reading; that are offline |
+//! | `rooms` | the rooms that messages go to |
 //! | `crash` | clients of a relay that is killed now and then |
 //! | `standing` | which messages are judged |
 //! | `opening` | from dialling to welcome, and the other way |
@@ -56,6 +57,7 @@ mod offline;
 mod opening;
 mod outbox;
 mod report;
+mod rooms;
 mod session;
 mod slow;
 mod standing;
@@ -162,9 +164,9 @@ struct Worker<'r> {
 enum Progress {
     Connecting,
     Ready,
-    /// Those who are to be offline are leaving.
-    Parting,
-    Parted,
+    /// Rooms are being made, or those who are to be offline are leaving.
+    Preparing,
+    Prepared,
     Running,
     Drained,
 }
@@ -273,9 +275,10 @@ impl<'r> Worker<'r> {
         loop {
             while let Ok(command) = commands.try_recv() {
                 match command {
-                    Command::SendAway => {
+                    Command::Prepare => {
+                        self.session.make_rooms();
                         self.session.send_away();
-                        self.progress = Progress::Parting;
+                        self.progress = Progress::Preparing;
                     }
                     Command::Start { moments, signed } => self.start(moments, signed),
                     Command::CompareLobbies => {
@@ -331,9 +334,9 @@ impl<'r> Worker<'r> {
                 relay: self.session.relay,
             }));
         }
-        if self.progress == Progress::Parting && self.session.are_away() {
-            self.progress = Progress::Parted;
-            self.report(Report::Away);
+        if self.progress == Progress::Preparing && self.session.are_away() && self.session.has_rooms() {
+            self.progress = Progress::Prepared;
+            self.report(Report::Prepared);
         }
         if let Some(&moments) = self.session.traffic.moments() {
             self.effort.watch(&moments, now_ns);
@@ -354,6 +357,7 @@ impl<'r> Worker<'r> {
                     self.progress = Progress::Drained;
                     self.caught_up = traffic.open() == 0 || self.quiet_ns >= traffic.written_ns() + QUIET_NS;
                     traffic.stop();
+                    self.session.leave_rooms();
                     self.report(Report::Drained);
                 }
             }

@@ -131,7 +131,7 @@ impl<'a> Coordinator<'a> {
         let truth_known = self.check_truth()?;
         let connected = self.usage();
         let offset_ms = self.check_limits(&ready)?;
-        self.send_away()?;
+        self.prepare()?;
         let signed = self.sign_ahead(&ready, offset_ms)?;
         let begin_ns = self.plan.clock.now_ns() + START_NOTICE_NS;
         let moments = self.plan.moments(begin_ns);

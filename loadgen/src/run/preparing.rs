@@ -115,23 +115,31 @@ impl Coordinator<'_> {
         Ok(relay.clock_offset_ms)
     }
 
-    /// Lets those leave who are offline while messages are sent to them, and waits until they have.
-    pub(super) fn send_away(&mut self) -> Result<(), RunError> {
+    /// Has the rooms made that messages go to, lets those leave who are offline while messages are sent to
+    /// them, and waits for both.
+    pub(super) fn prepare(&mut self) -> Result<(), RunError> {
         let workload = &self.plan.workload;
-        let Some(offline) = workload.scenario.offline else { return Ok(()) };
-        let leaving = u64::from(offline.share.of(workload.clients));
-        self.progress.phase("part", 1, &format!("{} clients go offline", show_count(leaving)));
+        let about = match (workload.scenario.offline, workload.rooms) {
+            (Some(offline), _) => {
+                format!("{} clients go offline", show_count(u64::from(offline.share.of(workload.clients))))
+            }
+            (None, Some(rooms)) => format!("rooms of {rooms} members"),
+            (None, None) => return Ok(()),
+        };
+        self.progress.phase("prepare", 1, &about);
         for worker in &self.workers {
-            worker.tell(Command::SendAway);
+            worker.tell(Command::Prepare);
         }
         let mut answers = 0;
         let deadline = Instant::now() + ANSWER_PATIENCE;
         while answers < self.plan.workers {
             match self.next(COMPARE_EVERY)? {
-                Some(Report::Away) => answers += 1,
+                Some(Report::Prepared) => answers += 1,
                 Some(report) => self.take(report),
                 None if Instant::now() >= deadline => {
-                    return Err(RunError::Worker("clients that close their connections are not let go".to_owned()));
+                    return Err(RunError::Worker(
+                        "rooms are not made, or clients that close their connections are not let go".to_owned(),
+                    ));
                 }
                 None => {}
             }

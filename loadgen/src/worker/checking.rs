@@ -192,16 +192,16 @@ impl Traffic {
             recorder.record(metric, now_ns - record.intended_ns);
         }
         if ack.seq.is_none() {
-            self.waive_copies(number, &record);
+            self.waive_copies((sender, number), &record);
         }
         self.mark(number, State::ACKED);
         self.send_next(sender, outbox);
     }
 
     /// A relay without a store acks without a seq: the sender's other devices get nothing from it.
-    fn waive_copies(&mut self, number: u64, record: &Record) {
+    fn waive_copies(&mut self, (sender, number): (u32, u64), record: &Record) {
         let mut waived = 0;
-        for index in self.audience.copies() {
+        for index in self.audience.copies(sender, self.peers.place(sender, record.peer)) {
             waived += u16::from(self.stock.reach(number, index));
         }
         if waived == 0 {

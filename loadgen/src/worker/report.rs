@@ -20,8 +20,8 @@ use crate::stock::Batch;
 /// What the coordinator tells a worker.
 #[derive(Debug)]
 pub enum Command {
-    /// Lets those leave who are offline while messages are sent to them.
-    SendAway,
+    /// Makes the rooms that messages go to, and lets those leave who are offline while messages are sent to them.
+    Prepare,
     /// Begins messages and visitors.
     Start {
         /// When.
@@ -40,8 +40,8 @@ pub enum Command {
 pub enum Report {
     /// All its clients are there.
     Ready(Ready),
-    /// Those who were to leave have left.
-    Away,
+    /// The rooms are there, and those who were to leave have left.
+    Prepared,
     /// It cannot go on.
     Failed(String),
     /// One interval is over. The first one, number 0, is all before the steady phase.

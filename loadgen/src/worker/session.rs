@@ -26,6 +26,7 @@ use super::crash::Crash;
 use super::inbox::{AckView, scan_ack};
 use super::offline::Offline;
 use super::outbox::Outbox;
+use super::rooms::RoomMaking;
 use super::slow::SlowReaders;
 use super::storm::Storm;
 use super::traffic::Traffic;
@@ -62,6 +63,7 @@ pub(crate) struct Session {
     pub(crate) slow: SlowReaders,
     pub(crate) offline: Offline,
     pub(crate) crash: Crash,
+    pub(super) rooms: RoomMaking,
     pub(super) confirming: Confirming,
     /// For frames that are no messages.
     pub(super) control: Vec<u8>,
@@ -94,7 +96,8 @@ impl Session {
             .collect();
         let keys: Arc<[_]> = clients.iter().map(|client| client.key).collect();
         let users = clients.len() as u32;
-        let audience = Audience::new(users, workload.devices);
+        // Rooms make no difference to who is where.
+        let audience = Audience::new(users, workload.devices, None);
         let stable = audience.connections();
         let others = (users..stable).map(|place| &clients[audience.user(place) as usize]);
         let others: Vec<_> = others.map(|client| Client::new(client.number, client.key)).collect();
@@ -117,6 +120,7 @@ impl Session {
             slow: SlowReaders::new(plan, worker, users),
             offline: Offline::new(plan, worker, users),
             crash: Crash::new(plan, worker, users),
+            rooms: RoomMaking::new(plan, worker, users),
             confirming: Confirming::new(clients.len(), workload.confirms),
             control: Vec::new(),
             recorder: Box::default(),
@@ -378,6 +382,7 @@ impl Session {
                 self.acked(place, AckView { id: ack.id.as_bytes(), duplicate: ack.duplicate, seq: ack.seq });
             }
             Ok(ServerFrame::Lobby(_) | ServerFrame::LobbyUpdate(_)) => self.lobby(place, text),
+            Ok(ServerFrame::Room(room)) => self.on_room(place, room.room),
             Ok(ServerFrame::Error(error)) => {
                 let stage = self.clients[place as usize].stage;
                 if stage.is_handshake() {
@@ -385,6 +390,9 @@ impl Session {
                 } else {
                     let Self { traffic, outbox, .. } = self;
                     let keeps_mail = traffic.on_refusal(place, error.reason, error.id, outbox);
+                    if error.id.is_none() && error.room.is_some() {
+                        self.on_room_refused(error.reason, error.details);
+                    }
                     if !keeps_mail {
                         self.failure.get_or_insert_with(|| NO_STORE.to_owned());
                     }
@@ -395,7 +403,6 @@ impl Session {
                 | ServerFrame::Restarting { .. }
                 | ServerFrame::Receipt(_)
                 | ServerFrame::Typing(_)
-                | ServerFrame::Room(_)
                 | ServerFrame::RoomUpdate(_)
                 | ServerFrame::History(_)
                 | ServerFrame::Unknown(_),

@@ -92,9 +92,13 @@ impl Traffic {
     pub(crate) fn new(plan: &RunPlan, worker: usize, keys: Arc<[PublicKey]>, senders: u32) -> Self {
         let workload = &plan.workload;
         let stable = keys.len() as u32;
-        let audience = Audience::new(stable, workload.devices);
+        let rooms = workload.rooms.map(|rooms| rooms.of_worker(worker, plan.workers));
+        let audience = Audience::new(stable, workload.devices, rooms);
         let favourites = Favourites::of(plan, worker, stable);
-        let peers = Peers::new(workload.seed, worker, stable, senders, workload.peers, favourites);
+        let peers = match rooms {
+            Some(rooms) => Peers::of_rooms(workload.seed, stable, senders, rooms),
+            None => Peers::new(workload.seed, worker, stable, senders, workload.peers, favourites),
+        };
         Self {
             clock: plan.clock,
             nonce: plan.nonce,
@@ -107,7 +111,7 @@ impl Traffic {
             peers: Arc::new(peers),
             keys,
             stock: Stock::new(
-                Layout::new(workload.message_bytes),
+                Layout::new(workload.message_bytes, rooms.is_some()),
                 BATCH_MESSAGES,
                 &audience,
                 workload.scenario.crash.is_some(),

@@ -53,7 +53,11 @@ impl Server {
         }
         let due = |every: u64| every > 0 && number.is_multiple_of(every);
         let faults = self.faults;
-        let Target::User(recipient) = message.target else { panic!("the generator writes to users") };
+        let recipient = match message.target {
+            Target::User(recipient) => recipient,
+            Target::Room(room) => return self.to_room(connection, text, message.id, room),
+            Target::RoomMember(..) => panic!("the generator writes to users and rooms"),
+        };
         if self.faults.store {
             self.keep(connection, text, message.id, recipient);
             return;

@@ -32,6 +32,7 @@ const CREDIT: Duration = Duration::from_millis(50);
 mod lobby;
 mod messages;
 pub(crate) mod request;
+mod rooms;
 mod store;
 
 use store::Inbox;
@@ -265,6 +266,7 @@ struct Server {
     /// With a store: ids that were taken.
     ids: HashSet<String>,
     disk: Option<File>,
+    rooms: HashMap<String, Vec<PublicKey>>,
 }
 
 impl Server {
@@ -285,6 +287,7 @@ impl Server {
             inboxes: HashMap::new(),
             ids: HashSet::new(),
             disk: None,
+            rooms: HashMap::new(),
         }
     }
 
@@ -420,6 +423,7 @@ impl Server {
             }
             ClientFrame::Message(_) if self.faults.serve_per_second > 0 => self.line_up(connection, text),
             ClientFrame::Message(message) => self.on_message(connection, text, &message),
+            ClientFrame::Room { room, action } => self.on_room(connection, room, &action),
             ClientFrame::Received(seq) => self.on_received(connection, seq),
             ClientFrame::LobbySync => {
                 self.counts.syncs += 1;

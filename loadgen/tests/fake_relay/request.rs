@@ -16,6 +16,7 @@ pub(crate) fn workload() -> Workload {
     Workload {
         clients: 8,
         devices: 1,
+        rooms: None,
         senders: 8,
         peers: 3,
         rate: Rate::PerSecond(400.0),
