@@ -55,7 +55,7 @@ impl Server {
         let faults = self.faults;
         let recipient = match message.target {
             Target::User(recipient) => recipient,
-            Target::Room(room) => return self.to_room(connection, text, message.id, room),
+            Target::Room(room) => return self.pass_to_room(connection, text, message.id, room),
             Target::RoomMember(..) => panic!("the generator writes to users and rooms"),
         };
         if self.faults.store {

@@ -28,7 +28,7 @@ impl Server {
     }
 
     /// Passes a message on to all members but the sender, and acks it.
-    pub(super) fn to_room(&mut self, connection: ConnectionId, text: &str, id: &str, room: &str) {
+    pub(super) fn pass_to_room(&mut self, connection: ConnectionId, text: &str, id: &str, room: &str) {
         let number = self.counts.messages;
         let due = |every: u64| every > 0 && number.is_multiple_of(every);
         let sender = self.peers[&connection].key.unwrap();
