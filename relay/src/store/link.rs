@@ -1,8 +1,8 @@
 //! A shard's end of the queues to and from the store.
 //!
 //! # Invariants
-//! - No call blocks. A shard has at most [`BATCHES_MAX`] batches and [`LOADS_MAX`] page requests under
-//!   way; what is beyond waits here, and goes as answers come.
+//! - No call blocks. A shard has at most [`BATCHES_MAX`] batches, [`LOADS_MAX`] requests of pages of inboxes
+//!   and [`SEARCHES_MAX`] of history under way; what is beyond waits here, and goes as answers come.
 //! - The queue to the store has room for all of them, and so has the way back: neither side waits.
 //! - Batches go in their order. A page request goes after the batches that were pushed before it; it
 //!   may go after later ones.
@@ -10,17 +10,22 @@
 use std::collections::VecDeque;
 
 use crossbeam_channel::{Receiver, Sender};
+use relay_core::store::PageOf;
 use relay_core::{Batch, Event, Page, PageRequest, StoreFault};
 
 /// Batches of one shard under way. The core has fewer.
 const BATCHES_MAX: usize = 16;
 
-/// Page requests of one shard under way: some milliseconds of reading. More wait at the shard, where
-/// they hold up nobody's commit.
+/// Requests of one shard under way for pages of inboxes: some milliseconds of reading. More wait at the
+/// shard, where they hold up nobody's commit.
 const LOADS_MAX: usize = 16;
 
+/// The same for pages of history. A search through a long one may take seconds: whoever comes back and
+/// wants the messages that wait is not to stand in line behind many of them.
+const SEARCHES_MAX: usize = 8;
+
 /// Answers that one shard can be owed.
-pub(super) const ANSWERS_MAX: usize = BATCHES_MAX + LOADS_MAX;
+pub(super) const ANSWERS_MAX: usize = BATCHES_MAX + LOADS_MAX + SEARCHES_MAX;
 
 /// From a shard to the store.
 #[derive(Debug)]
@@ -49,9 +54,29 @@ pub(crate) struct StoreLink {
     requests: Sender<Request>,
     answers: Receiver<Answer>,
     batches: VecDeque<Box<Batch>>,
-    loads: VecDeque<Box<PageRequest>>,
     batches_under_way: usize,
-    loads_under_way: usize,
+    loads: Line,
+    searches: Line,
+}
+
+/// Page requests that wait, and how many are under way.
+#[derive(Debug, Default)]
+struct Line {
+    waiting: VecDeque<Box<PageRequest>>,
+    under_way: usize,
+}
+
+impl Line {
+    /// The next that may go.
+    fn next(&mut self, max: usize) -> Option<Box<PageRequest>> {
+        let next = (self.under_way < max).then(|| self.waiting.pop_front()).flatten();
+        self.under_way += usize::from(next.is_some());
+        next
+    }
+
+    fn len(&self) -> usize {
+        self.waiting.len() + self.under_way
+    }
 }
 
 impl StoreLink {
@@ -61,9 +86,9 @@ impl StoreLink {
             requests,
             answers,
             batches: VecDeque::new(),
-            loads: VecDeque::new(),
             batches_under_way: 0,
-            loads_under_way: 0,
+            loads: Line::default(),
+            searches: Line::default(),
         }
     }
 
@@ -75,8 +100,15 @@ impl StoreLink {
 
     /// Asks for a page.
     pub(crate) fn load(&mut self, request: Box<PageRequest>) {
-        self.loads.push_back(request);
+        self.line(&request).waiting.push_back(request);
         self.flush();
+    }
+
+    fn line(&mut self, request: &PageRequest) -> &mut Line {
+        match request.what {
+            PageOf::Inbox { .. } => &mut self.loads,
+            PageOf::History { .. } => &mut self.searches,
+        }
     }
 
     /// Sends what may go.
@@ -88,10 +120,8 @@ impl StoreLink {
             self.send(Asked::Store(batch));
         }
         while self.batches.is_empty()
-            && self.loads_under_way < LOADS_MAX
-            && let Some(request) = self.loads.pop_front()
+            && let Some(request) = self.loads.next(LOADS_MAX).or_else(|| self.searches.next(SEARCHES_MAX))
         {
-            self.loads_under_way += 1;
             self.send(Asked::Load(request));
         }
     }
@@ -110,7 +140,7 @@ impl StoreLink {
 
     /// Whether nothing is under way or waits.
     pub(crate) fn is_idle(&self) -> bool {
-        self.batches_under_way + self.loads_under_way + self.batches.len() + self.loads.len() == 0
+        self.batches_under_way + self.batches.len() + self.loads.len() + self.searches.len() == 0
     }
 
     /// Tells what the store has answered.
@@ -123,7 +153,7 @@ impl StoreLink {
                     tell(Event::Stored { batch, result });
                 }
                 Answer::Loaded(page) => {
-                    self.loads_under_way -= 1;
+                    self.line(&page.request).under_way -= 1;
                     tell(Event::Loaded { page });
                 }
             }

@@ -151,6 +151,20 @@ fn more_than_may_be_under_way_waits_and_is_answered() {
 }
 
 #[test]
+fn a_page_of_an_inbox_does_not_wait_behind_searches_through_history() {
+    let (end, mut links) = links(1);
+    for index in 0..100 {
+        let with = Conversation::User(USER);
+        let what = PageOf::History { with, before: u64::MAX, since_ms: 0 };
+        links[0].load(Box::new(PageRequest { what, ..*request(index) }));
+    }
+    let before = end.requests.try_iter().count();
+    assert!((1..100).contains(&before), "most of them wait: {before}");
+    links[0].load(request(100));
+    assert_eq!(end.requests.try_iter().count(), 1);
+}
+
+#[test]
 fn when_the_shards_are_gone_everything_is_stored_and_closed() {
     let mut stage = Stage::start();
     stage.links[0].store(batch(1, 1, false));
