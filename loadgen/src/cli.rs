@@ -2,26 +2,32 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::capacity::Inquiry;
 use crate::capacity::search::Settings;
 use crate::exit::Exit;
 use crate::identity::DEVICES_MAX;
-use crate::plan::{EngineChoice, Rate, Spawn, Target, Workload};
+use crate::plan::{EngineChoice, Rate, Spawn, Workload};
 use crate::run::Request;
-use crate::scenario::{self, Burst, Fraction, Offline, Ramp, Rooms, Scenario, Skew, SlowReaders, Storm};
+use crate::scenario::{self, Burst, Fraction, Offline, Rooms, Scenario, Skew, SlowReaders, Storm};
 use crate::schedule::Arrivals;
 use crate::slo::Slo;
 use crate::stock::CLIENTS_MAX;
-use crate::units::{parse_cores, parse_duration, parse_per_second};
+use crate::units::{parse_duration, parse_per_second};
 
 mod compare;
+mod values;
+
+use values::{
+    ArrivalsArg, CoreList, LobbyArg, RateArg, ReceivedArg, parse_admin, parse_core_list, parse_rate, parse_url,
+    parse_whole_rate,
+};
 
 pub use compare::{CompareArgs, CompareRequest, Live, MergeArgs};
 
@@ -279,60 +285,6 @@ pub struct RunOptions {
     relay_admin: Option<SocketAddr>,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum RateArg {
-    PerSecond(f64),
-    Ramp(Ramp),
-    Max,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ArrivalsArg {
-    Constant,
-    Poisson,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LobbyArg {
-    All,
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ReceivedArg {
-    On,
-    Off,
-}
-
-/// Clap takes a `Vec` for an option that may stand several times.
-#[derive(Clone, Debug)]
-struct CoreList(Vec<usize>);
-
-fn parse_core_list(text: &str) -> Result<CoreList, String> {
-    parse_cores(text).map(CoreList)
-}
-
-fn parse_whole_rate(text: &str) -> Result<u64, String> {
-    let rate = parse_per_second(text)?.round() as u64;
-    if rate == 0 { Err(format!("`{text}` is no rate above 0; write it as 2000/s")) } else { Ok(rate) }
-}
-
-fn parse_admin(text: &str) -> Result<SocketAddr, String> {
-    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
-    let mut addresses = authority
-        .to_socket_addrs()
-        .map_err(|error| format!("`{text}` is no address of an admin port ({error}); write it as 127.0.0.1:7401"))?;
-    addresses.next().ok_or_else(|| format!("the host of {text} has no address"))
-}
-
-fn parse_rate(text: &str) -> Result<RateArg, String> {
-    match text {
-        "max" => Ok(RateArg::Max),
-        _ if text.contains("..") => text.parse().map(RateArg::Ramp),
-        _ => parse_per_second(text).map(RateArg::PerSecond),
-    }
-}
-
 /// A usage error, which ends the program with 2.
 fn wrong(message: impl std::fmt::Display) -> clap::Error {
     Cli::command().error(ErrorKind::ValueValidation, message)
@@ -521,34 +473,6 @@ pub fn refuse(error: &clap::Error) -> ! {
     // Nobody reads what a closed standard error would have shown.
     let _ = writeln!(std::io::stderr(), "loadgen: {line}");
     std::process::exit(Exit::CouldNotRun.code().into());
-}
-
-/// Takes `ws://HOST[:PORT]/PATH` apart.
-fn parse_url(url: &str, relay_name: Option<&str>) -> Result<Target, clap::Error> {
-    let form = || wrong(format!("`{url}` is no URL of a relay; write it as ws://127.0.0.1:7400/ws"));
-    if url.starts_with("wss://") {
-        return Err(wrong("wss is not supported: load the relay itself, behind what ends TLS"));
-    }
-    let rest = url.strip_prefix("ws://").ok_or_else(form)?;
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let path = if path.is_empty() || path == "/" { protocol::upgrade::PATH } else { path };
-    let fits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic());
-    if !fits(authority) || !fits(path) || authority.contains('@') {
-        return Err(form());
-    }
-    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
-    let (host, dialled) = if has_port {
-        (authority.rsplit_once(':').map_or(authority, |(host, _)| host), authority.to_owned())
-    } else {
-        (authority, format!("{authority}:80"))
-    };
-    let address = dialled
-        .to_socket_addrs()
-        .map_err(|error| not_there(format!("the host of {url} is unknown: {error}")))?
-        .next()
-        .ok_or_else(|| not_there(format!("the host of {url} has no address")))?;
-    let relay_name = relay_name.map_or_else(|| protocol::opening::default_relay_name(host), str::to_owned);
-    Ok(Target { authority: authority.to_owned(), path: path.to_owned(), address, relay_name })
 }
 
 #[cfg(test)]
