@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - No call blocks. A shard has at most [`BATCHES_MAX`] batches, [`LOADS_MAX`] requests of pages of inboxes
-//!   and [`SEARCHES_MAX`] of history under way; what is beyond waits here, and goes as answers come.
+//!   and [`SEARCHES_MAX`] of history under way; what is beyond waits here, and goes as answers come. Of
+//!   history at most [`SEARCHES_WAITING_MAX`] wait.
 //! - The queue to the store has room for all of them, and so has the way back: neither side waits.
 //! - Batches go in their order. A page request goes after the batches that were pushed before it; it
 //!   may go after later ones.
@@ -12,6 +13,7 @@ use std::collections::VecDeque;
 use crossbeam_channel::{Receiver, Sender};
 use relay_core::store::PageOf;
 use relay_core::{Batch, Event, Page, PageRequest, StoreFault};
+use relay_store::Load;
 
 /// Batches of one shard under way. The core has fewer.
 const BATCHES_MAX: usize = 16;
@@ -23,6 +25,10 @@ const LOADS_MAX: usize = 16;
 /// The same for pages of history. A search through a long one may take seconds: whoever comes back and
 /// wants the messages that wait is not to stand in line behind many of them.
 const SEARCHES_MAX: usize = 8;
+
+/// Requests of history that wait at the shard: one for each connection that asked, whether or not it is
+/// still there. One more is refused, so that nobody makes them many by coming and going.
+const SEARCHES_WAITING_MAX: usize = 16 * 1024;
 
 /// Answers that one shard can be owed.
 pub(super) const ANSWERS_MAX: usize = BATCHES_MAX + LOADS_MAX + SEARCHES_MAX;
@@ -57,6 +63,8 @@ pub(crate) struct StoreLink {
     batches_under_way: usize,
     loads: Line,
     searches: Line,
+    /// Pages that are refused, until the shard looks for its mail.
+    refused: Vec<Box<Page>>,
 }
 
 /// Page requests that wait, and how many are under way.
@@ -89,6 +97,7 @@ impl StoreLink {
             batches_under_way: 0,
             loads: Line::default(),
             searches: Line::default(),
+            refused: Vec::new(),
         }
     }
 
@@ -100,6 +109,10 @@ impl StoreLink {
 
     /// Asks for a page.
     pub(crate) fn load(&mut self, request: Box<PageRequest>) {
+        if self.searches.waiting.len() >= SEARCHES_WAITING_MAX && matches!(request.what, PageOf::History { .. }) {
+            self.refused.push(Load::new(*request).failed(StoreFault::Full));
+            return;
+        }
         self.line(&request).waiting.push_back(request);
         self.flush();
     }
@@ -135,7 +148,7 @@ impl StoreLink {
 
     /// Whether the store has answered something.
     pub(crate) fn has_mail(&self) -> bool {
-        !self.answers.is_empty()
+        !self.answers.is_empty() || !self.refused.is_empty()
     }
 
     /// Whether nothing is under way or waits.
@@ -145,6 +158,7 @@ impl StoreLink {
 
     /// Tells what the store has answered.
     pub(crate) fn drain(&mut self, mut tell: impl FnMut(Event<'static>)) {
+        self.refused.drain(..).for_each(|page| tell(Event::Loaded { page }));
         for _ in 0..ANSWERS_MAX {
             let Ok(answer) = self.answers.try_recv() else { break };
             match answer {

@@ -105,6 +105,11 @@ fn request(index: u32) -> Box<PageRequest> {
     Box::new(PageRequest { connection, user: USER, what: PageOf::Inbox { after: 0 }, entries_max: 9, bytes_max: 900 })
 }
 
+fn search(index: u32) -> Box<PageRequest> {
+    let what = PageOf::History { with: Conversation::User(USER), before: u64::MAX, since_ms: 0 };
+    Box::new(PageRequest { what, ..*request(index) })
+}
+
 #[test]
 fn batches_are_stored_in_their_order_and_a_page_has_what_went_before() {
     let mut stage = Stage::start();
@@ -153,15 +158,23 @@ fn more_than_may_be_under_way_waits_and_is_answered() {
 #[test]
 fn a_page_of_an_inbox_does_not_wait_behind_searches_through_history() {
     let (end, mut links) = links(1);
-    for index in 0..100 {
-        let with = Conversation::User(USER);
-        let what = PageOf::History { with, before: u64::MAX, since_ms: 0 };
-        links[0].load(Box::new(PageRequest { what, ..*request(index) }));
-    }
+    (0..100).for_each(|index| links[0].load(search(index)));
     let before = end.requests.try_iter().count();
     assert!((1..100).contains(&before), "most of them wait: {before}");
     links[0].load(request(100));
     assert_eq!(end.requests.try_iter().count(), 1);
+}
+
+#[test]
+fn searches_that_wait_are_bounded_and_the_rest_is_refused() {
+    let (_end, mut links) = links(1);
+    (0..20_000).for_each(|index| links[0].load(search(index)));
+    assert!(links[0].has_mail());
+    let mut refused = Vec::new();
+    links[0].drain(|event| refused.push(describe(event)));
+    assert!((1..10_000).contains(&refused.len()), "{}", refused.len());
+    assert_eq!(refused.last().map(String::as_str), Some("page 19999 [] Some(Full)"));
+    assert!(!links[0].has_mail());
 }
 
 #[test]
