@@ -264,10 +264,26 @@ impl World {
         self.run_for(settle)
     }
 
+    /// A message of a room came to each device of every member.
+    fn check_room_inboxes(&self, record: &Record) -> Checked {
+        for (at, device) in self.devices.iter().enumerate().filter(|_| !self.scenario.small_inboxes) {
+            let is_member = record.owed.contains(&self.users[device.user].key);
+            let is_owed = is_member && device.is_owed(record) && self.devices_of(device.user) <= DEVICES_PER_KEY;
+            ensure(!is_owed || record.had_by.contains(&at), Invariant::AckedLost, || {
+                format!("{} in {:?} was acked and did not come to device {at}", record.id, record.room)
+            })?;
+        }
+        Ok(())
+    }
+
     /// Every acked message came to each device that is owed it, and copies of it to the sender's.
     fn check_inboxes(&self) -> Checked {
         self.ledger.check_all_skipped()?;
         for record in self.ledger.records().iter().filter(|record| record.acked) {
+            if record.room.is_some() {
+                self.check_room_inboxes(record)?;
+                continue;
+            }
             let recipient = self.users.iter().position(|user| user.key == record.recipient);
             let Some(recipient) = recipient else {
                 ensure(record.kept_for.contains(&record.recipient), Invariant::AckedLost, || {

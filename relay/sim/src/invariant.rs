@@ -80,6 +80,14 @@ pub enum Invariant {
     IdTwice,
     /// So it is across restarts.
     IdForgotten,
+    /// Messages of a room come to its members only.
+    RoomLeak,
+    /// Private ones come to their target only.
+    PrivateLeak,
+    /// Who was told to be a member of a room is one until it leaves or is removed, across restarts too.
+    MembershipLost,
+    /// Who never joined, or left, is none.
+    MembershipGhost,
     /// Batches keep the contract of the seam to the store.
     StoreContract,
     /// A connection closes with a code that something gave cause for.

@@ -11,6 +11,7 @@ mod safety;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 
+use protocol::frame::RoomAction;
 use protocol::server_frame::{Ack, ReceiptStatus};
 use protocol::{PublicKey, limits};
 use relay_core::Nanos;
@@ -20,6 +21,7 @@ pub(crate) use kind::Kind;
 
 use crate::invariant::{Checked, Invariant, ensure, violated};
 use crate::network::LinkId;
+use crate::rooms::Rooms;
 use crate::schedule::MS;
 
 /// One sending of a message.
@@ -53,6 +55,11 @@ pub(crate) struct Record {
     pub(crate) sender: PublicKey,
     /// For whom.
     pub(crate) recipient: PublicKey,
+    /// In which room, and to all of it or to the recipient alone.
+    pub(crate) room: Option<(Box<str>, bool)>,
+    /// Whom it must come to, if it is acked: without a room the recipient, otherwise those who are members
+    /// all the time until then.
+    pub(crate) owed: Vec<PublicKey>,
     /// Its `clientMessageId`.
     pub(crate) id: Box<str>,
     /// The frame.
@@ -105,7 +112,7 @@ impl Record {
 
     /// Whether the relay may say that it answers for it.
     fn is_safe(&self) -> bool {
-        self.kept_for.contains(&self.recipient) || self.confirmed_by.contains(&self.recipient)
+        self.owed.iter().all(|key| self.kept_for.contains(key) || self.confirmed_by.contains(key))
     }
 }
 
@@ -170,6 +177,7 @@ pub(crate) struct Ledger {
     pairs: HashMap<(LinkId, LinkId), u64>,
     /// Times each user sent a message.
     sent_by: HashMap<usize, u32>,
+    pub(crate) rooms: Rooms,
     /// Whether the relay has a store.
     pub(crate) has_store: bool,
     /// The store is in order.
@@ -208,6 +216,8 @@ impl Ledger {
             user,
             sender,
             recipient,
+            room: None,
+            owed: vec![recipient],
             id: id.into(),
             bytes,
             kind,
@@ -230,10 +240,38 @@ impl Ledger {
         record
     }
 
+    /// Books a new message of a user to a room, or privately to a member of it.
+    pub(crate) fn add_to_room(
+        &mut self,
+        sender: (usize, PublicKey),
+        (room, to): (&str, Option<PublicKey>),
+        id: &str,
+        bytes: Vec<u8>,
+    ) -> usize {
+        let record = self.add(sender, to.unwrap_or(sender.1), id, Kind::Valid, bytes);
+        self.records[record].room = Some((room.into(), to.is_some()));
+        record
+    }
+
+    /// Something is asked of a room: who may leave it by that is not owed what is not acked yet.
+    pub(crate) fn ask_room(&mut self, room: &str, who: (LinkId, PublicKey), ask: RoomAction, now: Nanos) {
+        let Some(key) = self.rooms.ask(room, who, ask, now) else { return };
+        for record in self.records.iter_mut().filter(|record| !record.acked) {
+            if record.room.as_ref().is_some_and(|(name, _)| **name == *room) {
+                record.owed.retain(|owed| *owed != key);
+            }
+        }
+    }
+
     /// Books that a message is sent on a connection.
     pub(crate) fn send(&mut self, record: usize, sending: Sending) {
         self.sent += 1;
         let message = &mut self.records[record];
+        if let (Some((room, is_private)), true) = (&message.room, message.sendings.is_empty()) {
+            message.owed = self.rooms.members(room, sending.at);
+            let (sender, recipient, is_private) = (message.sender, message.recipient, *is_private);
+            message.owed.retain(|key| *key != sender && (!is_private || *key == recipient));
+        }
         message.sendings.push(sending);
         message.refused = false;
         let tally = self.tallies.entry((sending.session, message.id.clone())).or_default();
@@ -253,7 +291,8 @@ impl Ledger {
         let Some(&first) = valid.first() else {
             return violated(Invariant::AnswerWrong, format!("{id}: an ack for a message that is not valid"));
         };
-        ensure(ack.online || self.has_store, Invariant::AnswerWrong, || {
+        let is_room = self.records[first].room.is_some();
+        ensure(ack.online || self.has_store || is_room, Invariant::AnswerWrong, || {
             format!("{id}: acked for an offline recipient without a store")
         })?;
         let has_seq = ack.seq.is_some();
@@ -265,7 +304,7 @@ impl Ledger {
             let message = &mut self.records[only];
             message.acked = true;
             message.copy_due |= self.has_store && self.is_store_sound;
-            if ack.online {
+            if ack.online && !is_room {
                 claim = Claim::Online(message.recipient);
             }
             if let Some(seq) = ack.seq {
@@ -311,7 +350,22 @@ impl Ledger {
         ensure(reason != "rate_limited" || sent > limits::MESSAGES_PER_SECOND * 2, Invariant::AnswerWrong, || {
             format!("{id}: rate_limited after {sent} messages")
         })?;
-        let allowed = kinds.iter().any(|kind| kind.allows(reason, reused, old, self.has_store));
+        for message in records.iter().map(|&record| &self.records[record]) {
+            let Some((room, _)) = message.room.as_ref().filter(|_| matches!(reason, "not_member" | "no_such_room"))
+            else {
+                continue;
+            };
+            // The room was there and both were in it, from before the sending until now.
+            let at = message.sendings[0].at;
+            let is_member = |key: &PublicKey| self.rooms.must(room, key, at);
+            let both = is_member(&message.sender) && is_member(&message.recipient);
+            ensure(!both, Invariant::MembershipLost, || {
+                format!("{id}: {reason} in {room}, of which {:?} is a member", message.sender)
+            })?;
+        }
+        let to_room = records.iter().any(|&record| self.records[record].room.is_some());
+        let allowed = to_room && matches!(reason, "not_member" | "no_such_room")
+            || kinds.iter().any(|kind| kind.allows(reason, reused, old, self.has_store));
         ensure(allowed, Invariant::AnswerWrong, || format!("{id}: {reason} for {kinds:?}, id reused: {reused}"))?;
         if records.len() != 1 {
             return Ok(Claim::None);

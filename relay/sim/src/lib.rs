@@ -36,6 +36,7 @@ mod quiet;
 mod random;
 mod relay;
 mod restart;
+mod rooms;
 mod run;
 mod scenario;
 mod schedule;

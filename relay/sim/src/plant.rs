@@ -80,11 +80,19 @@ pub enum Plant {
     RepeatReceipt,
     /// A batch is stored without its users.
     LoseUsers,
+    /// Private messages come to the whole room.
+    LeakPrivate,
+    /// Messages of a room come to somebody else too.
+    LeakRoom,
+    /// A member of a room is forgotten when the relay starts.
+    ForgetMember,
+    /// Changes of rooms are not stored.
+    LoseRooms,
 }
 
 impl Plant {
     /// All of them.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 39] = [
         Self::LoseDeliver,
         Self::LoseDelivered,
         Self::RepeatDeliver,
@@ -120,6 +128,10 @@ impl Plant {
         Self::InventRead,
         Self::RepeatReceipt,
         Self::LoseUsers,
+        Self::LeakPrivate,
+        Self::LeakRoom,
+        Self::ForgetMember,
+        Self::LoseRooms,
     ];
 
     /// Whether this occasion for a fault is taken: one in four.
@@ -168,6 +180,10 @@ pub(crate) fn meddle(plant: Plant, mut envelope: Envelope, someone: PublicKey) -
             let answer = Envelope::Delivered { ticket: *ticket, outcome, buffer: Vec::new() };
             return Fate::AnswerToo(envelope, answer);
         }
+        (Envelope::RoomMessage { message, .. }, Plant::LeakPrivate) => message.to = None,
+        (Envelope::RoomDeliver { share, .. }, Plant::LeakRoom) => {
+            share.members = share.members.iter().copied().chain([someone]).collect();
+        }
         (Envelope::Receipt { receipts, .. }, Plant::InventRead) => receipts.status = ReceiptStatus::Read,
         (Envelope::Receipt { to, receipts }, Plant::RepeatReceipt) => {
             let again = Envelope::Receipt { to: *to, receipts: receipts.clone() };
@@ -196,6 +212,10 @@ pub(crate) fn spoil_batch(plant: Plant, batch: &mut Batch) {
         Plant::LoseOwnCopies => batch.entries.retain(|entry| entry.origin.is_none()),
         Plant::ForgetOrigin => batch.entries.iter_mut().for_each(|entry| entry.origin = None),
         Plant::LoseUsers => batch.users.clear(),
+        Plant::LoseRooms => {
+            batch.rooms.clear();
+            batch.forgotten_rooms.clear();
+        }
         _ => {}
     }
 }
@@ -213,6 +233,11 @@ pub(crate) fn spoil_restored(plant: Plant, restored: &mut Restored, random: &mut
         Plant::ForgetStoredIds => restored.ids.clear(),
         Plant::TrustRecord => restored.users.iter_mut().for_each(|user| user.record.exact = true),
         Plant::ForgetEpoch => restored.users.iter_mut().for_each(|user| user.record.exact = false),
+        Plant::ForgetMember => {
+            for room in restored.rooms.iter_mut().filter(|room| room.members.len() > 1) {
+                room.members.pop();
+            }
+        }
         Plant::LoseEntry => {
             for user in restored.users.iter_mut().filter(|user| !user.kept.is_empty()) {
                 if Plant::strikes(random) {

@@ -81,10 +81,15 @@ impl World {
     /// Everything is answered, and what was acked arrived.
     fn check_messages(&self) -> Checked {
         self.ledger.check_answers(|session| self.sessions[session].is_healthy())?;
-        for record in self.ledger.records().iter().filter(|record| record.acked) {
+        self.ledger.rooms.check_answers(|session| self.sessions[session].is_healthy())?;
+        // What a failed store has cannot be read any more: it comes after the next start.
+        let may_miss = |record: &crate::ledger::Record| {
+            record.room.is_some() && self.scenario.small_inboxes || self.disk.has_failed
+        };
+        for record in self.ledger.records().iter().filter(|record| record.acked && !may_miss(record)) {
             let sent = record.sendings[0].at;
             let missed = self.sessions.iter().find(|session| {
-                session.key == record.recipient
+                record.owed.contains(&session.key)
                     && session.is_active()
                     && session.welcomed_at.is_some_and(|at| at < sent)
                     && !record.arrived_on.contains(&session.id)
@@ -115,7 +120,7 @@ impl World {
         )?;
         if self.scenario.has_store() {
             equal("messages that the store should have had, and none", sum(|stats| stats.entries_missing), 0)?;
-        } else {
+        } else if sum(|stats| stats.room_messages) == 0 {
             let (acked, delivered) = (sum(|stats| stats.messages_acked), sum(|stats| stats.messages_delivered));
             equal("messages acked and delivered", acked, delivered)?;
         }

@@ -327,11 +327,11 @@ impl World {
         if !self.scenario.has_store() || !self.sessions[link].may_be_acked() {
             return Ok(());
         }
-        let user = self.sessions[link].user;
+        let (user, small) = (self.sessions[link].user, self.scenario.small_inboxes);
         let mut frames = std::mem::take(&mut self.frames);
         let mut acks = frames::texts(buffer).filter(|text| text.starts_with("{\"type\":\"ack\""));
         let outcome = acks.try_for_each(|text| match frames.decode(text) {
-            Ok(ServerFrame::Ack(ack)) => self.ledger.check_safe(user, ack.id),
+            Ok(ServerFrame::Ack(ack)) => self.ledger.check_safe(user, ack.id, small),
             _ => Ok(()),
         });
         self.frames = frames;

@@ -79,6 +79,10 @@ impl World {
         let acked_by = if is_orderly { Some(now) } else { self.ids_stored_by() };
         self.crash_disk();
         self.ledger.start_anew(is_orderly, acked_by);
+        self.ledger.rooms.forget(|_| true);
+        if !self.scenario.has_store() {
+            self.ledger.rooms.clear(now);
+        }
         self.forget_what_is_lost(is_orderly);
         for link in self.hosts.iter().flat_map(Host::accepting).collect::<Vec<_>>() {
             self.refuse(link);

@@ -171,6 +171,7 @@ impl World {
         self.empty_disk();
         let settle = self.scenario.settle();
         self.run_for(settle)?;
+        self.ledger.rooms.forget(|session| !self.sessions[session].is_healthy());
         self.check_quiet()
     }
 

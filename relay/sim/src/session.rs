@@ -148,6 +148,8 @@ pub(crate) struct Session {
     /// The client sent a close frame with this code.
     pub(crate) close_sent: Option<u16>,
     restarting: bool,
+    /// Something was asked of a room, and not answered.
+    pub(crate) room_asked: bool,
     /// Which run of the relay accepted it.
     pub(crate) run: u32,
     /// The relay that it was connected to drains or is gone.
@@ -220,6 +222,7 @@ impl Session {
             half_closed: false,
             close_sent: None,
             restarting: false,
+            room_asked: false,
             run: 0,
             restarted: false,
         }
@@ -410,7 +413,24 @@ impl Session {
                 context.seen.note("receipt", receipt.status.name());
                 context.ledger.receipt(&self.reader(context.now), receipt)
             }
-            ServerFrame::Typing(_) | ServerFrame::Room(_) | ServerFrame::RoomUpdate(_) | ServerFrame::History(_) => {
+            ServerFrame::Room(state) => {
+                context.seen.note("room", "answer");
+                self.room_asked = false;
+                if self.run < context.ledger.run || !self.is_healthy() {
+                    return Ok(());
+                }
+                context.ledger.rooms.answered(self.id, state, context.now).map(drop)
+            }
+            ServerFrame::RoomUpdate(update) => {
+                context.seen.note("room", "update");
+                let since = self.auth_sent.unwrap_or(0);
+                let concerned =
+                    update.left.contains(&self.key) || context.ledger.rooms.may(update.room, &self.key, since);
+                ensure(concerned, Invariant::RoomLeak, || {
+                    format!("connection {} hears of {}, and was no member since it came", self.id, update.room)
+                })
+            }
+            ServerFrame::Typing(_) | ServerFrame::History(_) => {
                 violated(Invariant::FrameForm, format!("nobody asked for {}", printable(text.as_bytes())))
             }
             ServerFrame::Unknown(kind) => violated(Invariant::FrameForm, format!("a frame of type {kind:?}")),
@@ -460,6 +480,14 @@ impl Session {
             let claim = context.ledger.error(self.id, id, reason, context.now)?;
             reactions.push(Reaction::Check(claim));
             return Ok(());
+        }
+        if let Some(room) = error.room {
+            context.seen.note("room", reason);
+            self.room_asked = false;
+            if self.run < context.ledger.run || !self.is_healthy() {
+                return Ok(());
+            }
+            return context.ledger.rooms.refused(self.id, room, reason, context.now).map(drop);
         }
         self.nameless_answered += 1;
         ensure(reason == "malformed", Invariant::AnswerWrong, || format!("{reason} without an id"))?;

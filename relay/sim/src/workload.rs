@@ -1,6 +1,7 @@
 //! What clients do: a random step at a time, most of it honest, some of it not.
 
 mod going;
+mod rooming;
 mod writing;
 
 use protocol::limits::{self, close};
@@ -41,10 +42,12 @@ enum Step {
     Congestion,
     Storm,
     FillDisk,
+    Room,
+    RoomMessage,
 }
 
 /// Steps by how often they are taken.
-const STEPS: [(Step, u64); 24] = [
+const STEPS: [(Step, u64); 26] = [
     (Step::Message, 60),
     (Step::WrongMessage, 14),
     (Step::Again, 12),
@@ -69,6 +72,8 @@ const STEPS: [(Step, u64); 24] = [
     (Step::Congestion, 3),
     (Step::Storm, 1),
     (Step::FillDisk, 2),
+    (Step::Room, 14),
+    (Step::RoomMessage, 16),
 ];
 
 impl World {
@@ -167,6 +172,8 @@ impl World {
                 self.count_malformed(session, 1);
                 self.send_texts(session, vec![b"{\"type\":\"lobby_sync\"}".to_vec()]);
             }
+            Step::Room => self.ask_room(session),
+            Step::RoomMessage => self.send_to_room(session),
             Step::Leave => self.leave(session),
             Step::HalfClose => {
                 self.sessions[session].half_closed = true;

@@ -289,7 +289,8 @@ impl World {
         devices.sort_unstable();
         devices.dedup();
         let crowded = devices.len() >= self.scenario.shared().limits.devices_max;
-        let left_behind = self.scenario.tight || self.scenario.may_drop_copies() || self.disk.has_failed;
+        let left_behind =
+            self.scenario.tight || self.scenario.may_drop_copies() || self.disk.has_failed || session.restarted;
         session.check_end(replaced, crowded, left_behind, self.draining || session.restarted)
     }
 

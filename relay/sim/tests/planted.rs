@@ -79,5 +79,9 @@ planted! {
         forgotten_resume: ForgetResume breaks ResumeRefused;
         forgotten_epoch: ForgetEpoch breaks Epoch;
         lost_users: LoseUsers breaks StoreContract;
+        leaked_private_message: LeakPrivate breaks PrivateLeak;
+        leaked_room_message: LeakRoom breaks RoomLeak;
+        forgotten_member: ForgetMember breaks MembershipLost;
+        lost_rooms: LoseRooms breaks MembershipLost, MembershipGhost;
     }
 }

@@ -30,8 +30,18 @@ impl Ledger {
         ensure(message.kind == Kind::Valid, Invariant::BadSignature, || {
             format!("{id}: delivered, and it is {:?}", message.kind)
         })?;
-        let is_copy = self.has_store && message.sender == key && message.recipient != key;
-        ensure(message.recipient == key || is_copy, Invariant::WrongRecipient, || {
+        let is_room = message.room.is_some();
+        let is_copy = self.has_store && message.sender == key && (message.recipient != key || is_room);
+        if let (Some((room, is_private)), false) = (&message.room, is_copy) {
+            ensure(!is_private || message.recipient == key, Invariant::PrivateLeak, || {
+                format!("{id}, private to {:?}, came to {key:?}", message.recipient)
+            })?;
+            let sent = message.sendings[0].at;
+            ensure(self.rooms.may(room, &key, sent), Invariant::RoomLeak, || {
+                format!("{id} in {room} came to {key:?}, who was no member since it was sent")
+            })?;
+        }
+        ensure(message.recipient == key || is_copy || is_room, Invariant::WrongRecipient, || {
             format!("{id} for {:?} came to {key:?}", message.recipient)
         })?;
         let only_its_own = message.sendings.iter().all(|sending| sending.device == device);
@@ -45,7 +55,9 @@ impl Ledger {
         };
         let rivals = message.places.iter().filter(is_rival).count();
         let on_connection = message.arrived_on.iter().filter(|&&on| on == session).count();
-        let spare = message.places_spare as usize;
+        // What one member's inbox had no room for is refused, and comes to the others again.
+        let again = if is_room { message.sendings.len() - 1 } else { 0 };
+        let spare = message.places_spare as usize + again;
         ensure(on_connection <= spare, Invariant::DeliveredTwice, || format!("{id} twice on connection {session}"))?;
         ensure(rivals <= spare, Invariant::DeliveredTwice, || {
             format!("{id} under {place:?}, and before under {:?}", message.places)
@@ -56,7 +68,7 @@ impl Ledger {
         message.arrived_on.push(session);
         push_once(&mut message.had_by, device);
         self.name(place, record)?;
-        if is_copy {
+        if is_copy || is_room {
             return Ok(());
         }
         self.check_order(record, session)?;

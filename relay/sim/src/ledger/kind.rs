@@ -30,7 +30,8 @@ impl Kind {
             "id_conflict" => reused && !matches!(self, Self::WrongSender | Self::Malformed),
             "offline" => self == Self::Valid && !has_store,
             "inbox_full" => self == Self::Valid && has_store,
-            "overloaded" => matches!(self, Self::Valid | Self::BadRecipient | Self::NoRoom),
+            // What became of another message under the id may decide.
+            "overloaded" => reused || matches!(self, Self::Valid | Self::BadRecipient | Self::NoRoom),
             "signature_invalid" => self == Self::Forged,
             "sender_mismatch" => self == Self::WrongSender,
             "stale_timestamp" => {

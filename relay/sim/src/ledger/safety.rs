@@ -45,12 +45,13 @@ impl Ledger {
         }
     }
 
-    /// The relay writes an ack to a connection of a user: by now it must answer for the message.
-    pub(crate) fn check_safe(&self, user: usize, id: &str) -> Checked {
+    /// The relay writes an ack to a connection of a user: by now it must answer for the message. Where
+    /// inboxes are `small`, members of a room may miss it.
+    pub(crate) fn check_safe(&self, user: usize, id: &str, small: bool) -> Checked {
         let Some(used) = self.ids.get(&(user, id.into())) else { return Ok(()) };
         let mut valid =
             used.records.iter().map(|&record| &self.records[record]).filter(|record| record.kind == Kind::Valid);
-        ensure(valid.any(super::Record::is_safe), Invariant::AckEarly, || {
+        ensure(valid.any(|record| record.is_safe() || small && record.room.is_some()), Invariant::AckEarly, || {
             format!("{id} is acked, and neither does the disk have it nor has a device confirmed it")
         })
     }
@@ -64,17 +65,24 @@ impl Ledger {
             let theirs: Vec<usize> = used
                 .into_iter()
                 .flat_map(|used| used.records.iter().copied())
-                .filter(|&record| self.records[record].recipient == from)
+                .filter(|&record| {
+                    let record = &self.records[record];
+                    if record.room.is_some() { receipt.room.is_some() } else { record.recipient == from }
+                })
                 .collect();
             ensure(!theirs.is_empty(), Invariant::AnswerSurplus, || {
                 format!("a receipt of {from:?} for {id}, which user {} did not send there", reader.user)
+            })?;
+            ensure(receipt.room.is_none() || status == ReceiptStatus::Read, Invariant::ReceiptFalse, || {
+                format!("{id} of a room is {status:?}")
             })?;
             let said = theirs.iter().any(|&record| match status {
                 ReceiptStatus::Delivered => self.records[record].confirmed_by.contains(&from),
                 ReceiptStatus::Read => self.records[record].read_by.contains(&from),
             });
             ensure(said, Invariant::ReceiptFalse, || format!("{id} is {status:?} by {from:?}, who never said so"))?;
-            if let [only] = theirs[..] {
+            if let ([only], None) = (&theirs[..], receipt.room) {
+                let only = *only;
                 let message = &mut self.records[only];
                 let told = (reader.device, status, reader.run);
                 let times = message.receipts.iter().filter(|&&other| other == told).count();
@@ -94,14 +102,14 @@ impl Ledger {
     pub(crate) fn start_anew(&mut self, is_orderly: bool, acked_by: Option<Nanos>) {
         self.run += 1;
         for record in self.records.iter_mut().filter(|_| !is_orderly) {
-            record.is_lost_to_some |=
-                record.confirmed_by.contains(&record.recipient) && !record.kept_for.contains(&record.recipient);
+            let is_lost = |key| record.confirmed_by.contains(key) && !record.kept_for.contains(key);
+            record.is_lost_to_some |= record.owed.iter().any(is_lost);
             record.copy_due &= record.kept_for.contains(&record.sender);
         }
         for used in self.ids.values_mut() {
             let is_kept = |record: &usize| {
                 let record = &self.records[*record];
-                self.has_store && record.kept_for.contains(&record.recipient)
+                self.has_store && record.room.is_none() && record.kept_for.contains(&record.recipient)
             };
             let is_known = used.records.iter().any(is_kept)
                 || self.has_store && used.acked_at.zip(acked_by).is_some_and(|(at, by)| at <= by);
