@@ -86,8 +86,8 @@ pub enum Plant {
     LeakRoom,
     /// A member of a room is forgotten when the relay starts.
     ForgetMember,
-    /// Changes of rooms are not stored.
-    LoseRooms,
+    /// Somebody is a member of every room when the relay starts.
+    InventMember,
 }
 
 impl Plant {
@@ -131,7 +131,7 @@ impl Plant {
         Self::LeakPrivate,
         Self::LeakRoom,
         Self::ForgetMember,
-        Self::LoseRooms,
+        Self::InventMember,
     ];
 
     /// Whether this occasion for a fault is taken: one in four.
@@ -212,10 +212,6 @@ pub(crate) fn spoil_batch(plant: Plant, batch: &mut Batch) {
         Plant::LoseOwnCopies => batch.entries.retain(|entry| entry.origin.is_none()),
         Plant::ForgetOrigin => batch.entries.iter_mut().for_each(|entry| entry.origin = None),
         Plant::LoseUsers => batch.users.clear(),
-        Plant::LoseRooms => {
-            batch.rooms.clear();
-            batch.forgotten_rooms.clear();
-        }
         _ => {}
     }
 }
@@ -236,6 +232,12 @@ pub(crate) fn spoil_restored(plant: Plant, restored: &mut Restored, random: &mut
         Plant::ForgetMember => {
             for room in restored.rooms.iter_mut().filter(|room| room.members.len() > 1) {
                 room.members.pop();
+            }
+        }
+        Plant::InventMember => {
+            let someone = restored.users.first().map(|user| (user.record.key, 0));
+            for room in &mut restored.rooms {
+                room.members.extend(someone.filter(|(key, _)| room.members.iter().all(|(member, _)| member != key)));
             }
         }
         Plant::LoseEntry => {

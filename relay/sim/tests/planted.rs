@@ -82,6 +82,6 @@ planted! {
         leaked_private_message: LeakPrivate breaks PrivateLeak;
         leaked_room_message: LeakRoom breaks RoomLeak;
         forgotten_member: ForgetMember breaks MembershipLost;
-        lost_rooms: LoseRooms breaks MembershipLost, MembershipGhost;
+        invented_member: InventMember breaks MembershipGhost;
     }
 }
