@@ -254,7 +254,8 @@ pub struct RoomRecord {
     pub invited: Vec<PublicKey>,
 }
 
-/// An accepted `clientMessageId`, all of it hashed under the seed.
+/// An accepted `clientMessageId`, all of it hashed under the seed. Of several with one key the latest counts
+/// ([`IdRecord::order`]), in whichever order they were stored: shards do not wait for each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRecord {
     /// Sender and id.
@@ -267,6 +268,14 @@ pub struct IdRecord {
     pub copy_due: bool,
     /// When it was accepted, milliseconds since the Unix epoch.
     pub at_ms: i64,
+}
+
+impl IdRecord {
+    /// What tells the latest: the time, and at the same time that no copy is due any more.
+    #[must_use]
+    pub fn order(&self) -> impl Ord + use<> {
+        (self.at_ms, !self.copy_due)
+    }
 }
 
 /// Asks for stored entries of one user.

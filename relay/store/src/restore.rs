@@ -198,13 +198,13 @@ fn ids(sql: &Connection, id_rows: &mut Vec<(i64, i64)>) -> Result<Vec<IdRecord>,
         id_rows.push((row, at_ms));
         decoded.map(|decoded| ids.extend(decoded))
     })?;
+    ids.sort_by_key(IdRecord::order);
     let latest: HashMap<u128, usize> = ids.iter().enumerate().map(|(place, id)| (id.key, place)).collect();
     let mut place = 0;
     ids.retain(|id| {
         place += 1;
         latest.get(&id.key) == Some(&(place - 1))
     });
-    ids.sort_by_key(|id| id.at_ms);
     Ok(ids)
 }
 

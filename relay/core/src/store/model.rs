@@ -85,7 +85,12 @@ impl ModelStore {
         for room in &batch.forgotten_rooms {
             self.rooms.remove(room);
         }
-        self.ids.extend(batch.ids.iter().map(|record| (record.key, *record)));
+        for record in &batch.ids {
+            let latest = self.ids.entry(record.key).or_insert(*record);
+            if latest.order() <= record.order() {
+                *latest = *record;
+            }
+        }
     }
 
     /// Answers a request for a page.

@@ -257,6 +257,39 @@ fn a_crash_between_delivery_and_own_copy_is_made_good_when_the_message_comes_aga
 }
 
 #[test]
+fn a_copy_that_was_made_is_not_made_again_whichever_shard_stored_first() {
+    for wait in 0..20 {
+        let mut world = World::with_store(2, |_| {});
+        let users = [(3, "a"), (3, "tablet"), (1, "b"), (1, "phone"), (8, "c")];
+        let [anna, tablet, ben, phone, carol] = users.map(|(seed, device)| world.login(0, seed, device));
+        world.commit();
+        world.disconnect(tablet, Gone::Broken);
+        world.disconnect(phone, Gone::Broken);
+        world.run(2 * SECOND, 100 * MILLISECOND);
+        world.received(anna);
+        // The batch that has the copy is begun earlier than the one that has the message.
+        world.send(carol, &key(3), "older", "hi");
+        world.run(wait * 100_000, 100_000);
+        let message = world.message(anna, &key(1), "id-1", "hi");
+        world.text(anna, &message);
+        world.settle();
+        world.run(300_000, 100_000);
+        world.confirm(ben, 1);
+        world.run(4 * MILLISECOND, 100_000);
+        assert_eq!(world.received_with(anna, "\"ack\"").len(), 1);
+        world.crash(2);
+        let anna = world.login(0, 3, "a");
+        world.commit();
+        world.text(anna, &message);
+        world.commit();
+        let tablet = world.login(0, 3, "tablet");
+        world.commit();
+        let copies = world.pushes(tablet).into_iter().filter(|(_, id)| id == "id-1").count();
+        assert_eq!(copies, 1, "wait {wait}");
+    }
+}
+
+#[test]
 fn nothing_is_pushed_before_the_store_knows_that_numbers_are_given_away() {
     let mut world = World::with_store(1, |_| {});
     let ben = world.login(0, 2, "b");

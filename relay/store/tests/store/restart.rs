@@ -192,7 +192,8 @@ fn ids_are_kept_for_ten_minutes_and_the_latest_of_a_key_counts() {
     const MINUTE: i64 = 60_000;
     let dir = quick_dir();
     let (mut store, _) = open(dir.path());
-    for (number, at_ms) in [(1, NOW), (2, NOW + 5 * MINUTE), (1, NOW + 6 * MINUTE)] {
+    // The last one is stored late.
+    for (number, at_ms) in [(1, NOW), (2, NOW + 5 * MINUTE), (1, NOW + 6 * MINUTE), (1, NOW + 3 * MINUTE)] {
         let mut making = Making::default();
         making.0.ids.push(id_record(number, at_ms));
         store.commit([&making.0], at_ms).unwrap();
