@@ -64,7 +64,7 @@ pub(crate) struct StoreLink {
     loads: Line,
     searches: Line,
     /// Pages that are refused, until the shard looks for its mail.
-    refused: Vec<Box<Page>>,
+    refused: VecDeque<Box<Page>>,
 }
 
 /// Page requests that wait, and how many are under way.
@@ -97,7 +97,7 @@ impl StoreLink {
             batches_under_way: 0,
             loads: Line::default(),
             searches: Line::default(),
-            refused: Vec::new(),
+            refused: VecDeque::new(),
         }
     }
 
@@ -110,7 +110,7 @@ impl StoreLink {
     /// Asks for a page.
     pub(crate) fn load(&mut self, request: Box<PageRequest>) {
         if self.searches.waiting.len() >= SEARCHES_WAITING_MAX && matches!(request.what, PageOf::History { .. }) {
-            self.refused.push(Load::new(*request).failed(StoreFault::Full));
+            self.refused.push_back(Load::new(*request).failed(StoreFault::Full));
             return;
         }
         self.line(&request).waiting.push_back(request);
