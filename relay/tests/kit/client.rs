@@ -118,13 +118,6 @@ impl Client {
         self.expect_ack(&draft.id, false);
     }
 
-    /// Sends a message, lets its recipient do something about it, and reads its ack.
-    pub(crate) fn say_while(&mut self, draft: &Draft, recipient: impl FnOnce()) {
-        self.send(&draft.frame());
-        recipient();
-        self.expect_ack(&draft.id, false);
-    }
-
     /// Reads whatever comes next.
     pub(crate) fn next(&mut self) -> Got {
         self.next_by(Instant::now() + DEADLINE).expect("something comes in time")
@@ -172,6 +165,16 @@ impl Client {
         let frame: Value = serde_json::from_str(&text).expect("the relay sends JSON");
         assert!(frame.is_object() && frame["type"].is_string(), "no frame: {text}");
         frame
+    }
+
+    /// Reads the next frame that is no receipt: those come when they come.
+    pub(crate) fn answer_to_message(&mut self) -> Value {
+        loop {
+            let frame = self.frame();
+            if frame["type"] != "receipt" {
+                return frame;
+            }
+        }
     }
 
     /// Reads the next frame, which is of this type.

@@ -86,7 +86,7 @@ fn on_a_full_disk_nothing_is_acked_and_with_room_it_goes_on() {
         let _ = writeln!(io::stderr(), "SKIPPED the full disk: no mount namespace can be had here: run as root");
         return;
     }
-    let script = format!("mount -t tmpfs -o size=6m none {path} && exec \"$@\"");
+    let script = format!("mount -t tmpfs -o size=3m none {path} && exec \"$@\"");
     let (sender, recipient) = (User::numbered(0), User::numbered(1));
     let data = format!("{path}/data");
     let wrapper = ["unshare", flags, "--mount", "sh", "-euc", &script, "sh"];
@@ -94,20 +94,20 @@ fn on_a_full_disk_nothing_is_acked_and_with_room_it_goes_on() {
     let ballast = relay.root().join(path.trim_start_matches('/')).join("ballast");
     Client::login(&relay, &recipient).leave();
     let mut from = Client::login(&relay, &sender);
-    fs::write(&ballast, vec![1; 1 << 20]).expect("there is room for it");
+    fs::write(&ballast, vec![1; 512 << 10]).expect("there is room for it");
 
     let mut acked = Vec::new();
     let refused = loop {
         let draft = sender.draft(&recipient, &"x".repeat(900));
         from.send(&draft.frame());
-        let answer = from.frame();
+        let answer = from.answer_to_message();
         if answer["type"] == "error" {
             assert_eq!((&answer["reason"], &answer["clientMessageId"]), (&json!("overloaded"), &json!(draft.id)));
             break draft;
         }
         assert_eq!((&answer["type"], &answer["clientMessageId"]), (&json!("ack"), &json!(draft.id)));
         acked.push(draft.frame());
-        assert!(acked.len() < 20_000, "6 MiB hold no 20 MB");
+        assert!(acked.len() < 20_000, "3 MiB hold no 20 MB");
     };
     wait_until_ready_is(&relay, 503, "disk full");
     // Whoever is online gets what was acked, though nothing more can be stored.
@@ -116,7 +116,7 @@ fn on_a_full_disk_nothing_is_acked_and_with_room_it_goes_on() {
     loop {
         // The id of a refused message is free.
         from.send(&refused.frame());
-        let answer = from.frame();
+        let answer = from.answer_to_message();
         if answer["type"] == "ack" {
             assert_eq!(answer["duplicate"], false, "{answer}");
             break;
