@@ -188,6 +188,10 @@ impl Core {
             if entry.seq < device.next {
                 continue;
             }
+            // What the store had no room for, and somebody has confirmed, is in memory before what it took later.
+            if matches!(user.inbox.next_from(device.next, true), Place::Tail(seq) if seq < entry.seq) {
+                return;
+            }
             device.next = entry.seq + 1;
             if entry.origin == Some(device.tag) {
                 continue;
@@ -202,6 +206,7 @@ impl Core {
         let user = self.router.user_mut(member.user);
         if let Some(device) = user.devices.on_mut(link.id.index)
             && device.next <= after + 1
+            && matches!(user.inbox.next_from(device.next, true), Place::Stored(_))
         {
             device.next = after + 2;
             self.stats.entries_missing += 1;

@@ -287,6 +287,29 @@ fn another_message_under_an_id_in_transit_waits_for_what_becomes_of_the_first() 
 }
 
 #[test]
+fn what_a_full_disk_left_in_memory_comes_in_its_place_to_a_device_that_is_behind() {
+    let mut world = World::with_store(1, |_| {});
+    let (anna, phone, desk) = (world.login(0, 1, "a"), world.login(0, 2, "phone"), world.login(0, 2, "desk"));
+    world.commit();
+    world.disconnect(desk, Gone::Broken);
+    world.send(anna, &key(2), "id-1", "stored");
+    world.commit();
+    world.confirm(phone, 1);
+    world.store_waits = true;
+    world.send(anna, &key(2), "id-2", "confirmed before there is no room for it");
+    world.run(5 * MILLISECOND, MILLISECOND);
+    world.confirm(phone, 2);
+    world.send(anna, &key(2), "id-3", "in a batch of its own");
+    world.run(5 * MILLISECOND, MILLISECOND);
+    let desk = world.login(0, 2, "desk");
+    world.fault_once = Some(StoreFault::Full);
+    world.store_waits = false;
+    world.run(SECOND, 50 * MILLISECOND);
+    let pushed = [(1, "id-1".to_owned()), (2, "id-2".to_owned()), (3, "id-3".to_owned())];
+    assert_eq!(world.pushes(desk), pushed);
+}
+
+#[test]
 fn a_full_disk_refuses_and_recovers_and_takes_no_ack_back() {
     for shards in [1, 2] {
         let (mut world, anna, ben) = pair(shards);
