@@ -237,7 +237,7 @@ impl World {
         }
         let now = self.schedule.now();
         self.trace.note(now, || "a sync fails".to_owned());
-        (self.disk.has_failed, self.disk.troubled_at) = (true, Nanos::MAX);
+        self.disk.has_failed = true;
         // Some of it is on the disk all the same.
         let lucky = self.random.index(synced + 1);
         for at in 0..synced {

@@ -111,7 +111,7 @@ impl World {
         let now = self.schedule.now();
         // Ids wait for 100 ms and a free place among the batches that are given out.
         let wait = 3 * SECOND + 12 * self.scenario.temper.sync_max;
-        (self.disk.troubled_at.saturating_add(wait) < now).then(|| now - wait)
+        (!self.disk.has_failed && self.disk.troubled_at.saturating_add(wait) < now).then(|| now - wait)
     }
 
     /// What the relay does not have to know afterwards.
