@@ -38,7 +38,9 @@ impl Core {
         let id = self.router.find_or_make(key, self.now.unix_ms);
         let user = self.router.user_mut(id);
         let online_max = self.config.limits.devices_max;
-        let joined = user.devices.connect(device_id, tag, slot, user.inbox.confirmed, online_max)?;
+        // What lies behind the seq that it is told is given to a new device too, whoever has it.
+        let confirmed = user.inbox.confirmed.min(user.announced_seq());
+        let joined = user.devices.connect(device_id, tag, slot, confirmed, online_max)?;
         if let Some(old) = joined.replaced {
             self.stats.replaced += 1;
             if let Some(mut older) = self.slots[old as usize].connection.take() {
