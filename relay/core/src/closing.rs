@@ -31,8 +31,12 @@ impl Core {
                 }
                 State::Active(session) => {
                     let part = self.config.hash(&session.member.key) % RECONNECT_SPREAD_MS;
-                    self.post.text(&mut connection.link, |out| encode::restarting(out, RECONNECT_MIN_MS + part));
-                    self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
+                    let is_told =
+                        self.post.text(&mut connection.link, |out| encode::restarting(out, RECONNECT_MIN_MS + part));
+                    // A full outbox has no room for it, and is a reason of its own.
+                    self.stats.closed_too_slow += u64::from(!is_told);
+                    let closure = if is_told { Closure::GOING_AWAY } else { Closure::TOO_SLOW };
+                    self.begin_close(&mut connection, closure, effects);
                 }
                 State::Challenged(_) | State::Moving(_) => {
                     self.begin_close(&mut connection, Closure::GOING_AWAY, effects);
