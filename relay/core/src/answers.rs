@@ -81,7 +81,7 @@ impl Core {
         };
         let Some(entry) = self.leave_transit(ticket) else { return };
         self.ids.forget(entry.key);
-        self.stats.messages_refused += 1;
+        self.stats.messages_refused += u64::from(!entry.is_duplicate);
         let retry_after_ms = (refusal == Refusal::OVERLOADED).then_some(OVERLOADED_RETRY_MS);
         let room = match &entry.with {
             Conversation::Room(room) => Some(&**room),
@@ -231,7 +231,6 @@ impl Core {
             IdState::Accepted { seq, online } => self.ack(link, &id, seq, online, true),
             IdState::InTransit(ticket) => {
                 if !self.waits_too(ticket, Again { connection: link.id, is_rival: false }) {
-                    self.stats.messages_refused += 1;
                     let retry_after_ms = Some(OVERLOADED_RETRY_MS);
                     let about = About { id: Some(id.as_str()), retry_after_ms, ..About::default() };
                     self.refuse(link, Refusal::OVERLOADED, about);
